@@ -1,0 +1,1 @@
+"""Command line: one thin file for each verb; heavy imports happen inside the verbs."""

@@ -1,0 +1,1 @@
+"""The loop, its engines and its state."""

@@ -1,0 +1,16 @@
+"""Losses on hidden states; imported lazily so that reading a method's `Config` does not import torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trivium.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from trivium.losses.tokens import token_logprobs as token_logprobs
+    from trivium.losses.tokens import token_loss as token_loss
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {"token_loss": "trivium.losses.tokens", "token_logprobs": "trivium.losses.tokens"},
+)

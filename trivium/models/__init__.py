@@ -1,0 +1,1 @@
+"""Models: common parts, and one thin file for each family."""

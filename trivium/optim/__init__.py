@@ -1,0 +1,1 @@
+"""Optimisers, one file each, and learning-rate schedules."""

@@ -1,0 +1,190 @@
+"""The shape of a training recipe: everything `trivium train` reads.
+
+Method, transforms and optimiser are named by file (`method: sft` is `trivium/methods/sft.py`); their own settings
+are validated by the `Config` class in that file. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from trivium.config import StrictModel
+
+
+def _component(value: Any) -> Any:
+    """`adamw` and `{name: adamw, beta2: 0.95}` mean the same component."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _sources(value: Any) -> Any:
+    """A path, one source or a list of either."""
+    items = value if isinstance(value, list) else [value]
+    return [{"path": item} if isinstance(item, str) else item for item in items]
+
+
+Component = Annotated[dict[str, Any], BeforeValidator(_component)]
+"""`{name: ..., <settings>}`; the settings are checked against the named file's `Config`."""
+
+
+class ModelSection(StrictModel):
+    """Which model to start from: a folder, or a preset with random weights."""
+
+    path: str | None = None
+    """A model folder in the Hugging Face layout."""
+    preset: str | None = None
+    """Name of a preset (`llama-10m`); weights are initialised at random from the seed."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Changes to the preset's shape, by the names of the family's configuration."""
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    """Data type of the master weights."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> ModelSection:
+        if (self.path is None) == (self.preset is None):
+            raise ValueError("give exactly one of model.path and model.preset")
+        if self.path is not None and self.config:
+            raise ValueError("model.config changes a preset; a model folder (model.path) has its shape already")
+        return self
+
+
+class Source(StrictModel):
+    """One source of data."""
+
+    path: str
+    """File, folder, token-shard folder or the name of a built-in source (`pydocs`)."""
+    weight: float = Field(1.0, gt=0)
+    """Share of this source in a mixture, relative to the others."""
+    format: str = "auto"
+    """`auto` or the name of a reader (`jsonl`, `parquet`, `txt`, `messages`, `alpaca`, ...)."""
+    text_field: str = "text"
+    """Column that holds the text of a document."""
+
+
+Sources = Annotated[list[Source], BeforeValidator(_sources)]
+
+
+class DataSection(StrictModel):
+    """What to train and validate on."""
+
+    train: Sources
+    """Training data: a path or a list of sources."""
+    validation: Sources = Field(default_factory=list)
+    """Held-out data of the same kind."""
+    sequence_length: int = Field(512, ge=8, le=1 << 20)
+    """Tokens in one row; longer documents are cut into several sequences (documents) or handled by `truncation`."""
+    packing: Literal["best_fit", "none"] = "best_fit"
+    """Several short sequences in one row, or one sequence per row. The loss is the same either way."""
+    truncation: Literal["error", "right", "drop"] = "error"
+    """What to do with an instruction or preference sample longer than a row. Always counted, never silent."""
+    on_error: Literal["error", "quarantine"] = "error"
+    """A malformed row stops the run, or is set aside and counted."""
+    max_untrained: float = Field(0.02, ge=0, le=1)
+    """Largest share of rows without a single trained token that is accepted."""
+    shuffle: bool = True
+    """A new order each epoch, from the seed; otherwise the order of the files."""
+    prefetch: int = Field(4, ge=0, le=1024)
+    """Updates prepared ahead by a background thread."""
+
+
+class TrainSection(StrictModel):
+    """How one run is optimised."""
+
+    steps: int | None = Field(None, ge=1)
+    """Length of the run in updates. Give one of steps, epochs and tokens."""
+    epochs: float | None = Field(None, gt=0)
+    """Length of the run in passes over the training data."""
+    tokens: int | None = Field(None, ge=1)
+    """Length of the run in tokens."""
+    batch_size: int = Field(8, ge=1)
+    """Rows in one update, over all micro-batches and ranks."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Rows in one forward pass of one rank; default: the whole update. Never changes the result, only the memory."""
+    lr: float = Field(3e-4, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """Shape of the learning rate after warm-up; `wsd` is warm-up, stable, decay."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Updates of linear warm-up; default: 2 % of the run, at most 1000."""
+    decay_fraction: float = Field(0.2, gt=0, le=1)
+    """Share of the run in which `wsd` decays."""
+    min_lr_ratio: float = Field(0.1, ge=0, le=1)
+    """Final learning rate divided by the peak."""
+    optimizer: Component = Field(default_factory=lambda: {"name": "adamw"})
+    """`adamw`, or `{name: adamw, weight_decay: 0.1, ...}`."""
+    clip: float | None = Field(1.0, gt=0)
+    """Largest norm of the whole gradient; null for no clipping."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of forward and backward; master weights keep model.dtype."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile: `auto` compiles only when the run is long enough to win the time back."""
+    activation_checkpointing: Literal["none", "block"] = "none"
+    """`block` keeps only each block's input and computes the rest again in the backward pass."""
+    max_nonfinite: int = Field(5, ge=0)
+    """Consecutive updates with a non-finite loss or gradient that are skipped before the run stops."""
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Updates between checkpoints; default: a tenth of the run."""
+    keep_checkpoints: int = Field(2, ge=2)
+    """Verified checkpoints kept; never fewer than two."""
+    validate_every: int | None = Field(None, ge=1)
+    """Updates between validations; default: a tenth of the run."""
+    validation_batches: int | None = Field(None, ge=1)
+    """Micro-batches in one validation; default: all of the validation data."""
+    log_every: int = Field(1, ge=1)
+    """Updates between two lines of metrics."""
+    sample_every: int | None = Field(None, ge=1)
+    """Updates between samples from `sample_prompts`; default: with each validation."""
+    sample_prompts: list[str] = Field(default_factory=list)
+    """Prompts continued during training, shown side by side in the report."""
+    sample_tokens: int = Field(48, ge=1)
+    """New tokens in one sample."""
+    tensorboard: bool = False
+    """Mirror the metrics into TensorBoard event files (extra `tensorboard`)."""
+    deterministic: bool = True
+    """Deterministic kernels, so that a resumed run ends bit-identical."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; default: all cores (divided by the ranks of this machine)."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSection:
+        given = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of train.steps, train.epochs and train.tokens, not {given or 'none'}")
+        return self
+
+
+class EngineSection(StrictModel):
+    """How one update runs on the machine."""
+
+    name: Literal["single", "ddp", "fsdp2", "pipeline"] = "single"
+    """`single` is one process; the others are started with torchrun."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    pipeline_schedule: Literal["1f1b", "gpipe"] = "1f1b"
+    """Order of micro-batches under `pipeline`."""
+
+
+class Recipe(StrictModel):
+    """A whole training run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Name of the run; its folder is `<runs>/<name>`."""
+    runs: str = "runs"
+    """Folder that holds the runs."""
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    """Seed of everything random."""
+    method: Component
+    """What is optimised: a file of `trivium/methods`, or `package.module:Class`."""
+    model: ModelSection
+    """Where the model comes from."""
+    tokenizer: str | None = None
+    """A tokenizer folder; default: the tokenizer inside model.path."""
+    transforms: list[Component] = Field(default_factory=list)
+    """Model changes before training (adapters and the like), in order."""
+    data: DataSection
+    """What to train and validate on."""
+    train: TrainSection
+    """How the run is optimised."""
+    engine: EngineSection = Field(default_factory=EngineSection)
+    """How one update runs on the machine."""

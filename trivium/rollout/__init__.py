@@ -1,0 +1,1 @@
+"""Generate, score, advantage: what on-policy methods share."""

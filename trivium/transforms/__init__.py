@@ -1,0 +1,1 @@
+"""Model changes before training: adapters and the like, one file each."""
