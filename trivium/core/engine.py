@@ -1,0 +1,386 @@
+"""How one update runs: forward and backward over its micro-batches, clip, agree that all is finite, step.
+
+One process, DDP or FSDP2; the pipeline is `engine_pipeline.py`. The gradient is the sum over micro-batches and ranks
+of (term sums / counts over the whole update), so it does not depend on how the update was split.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trivium.core.distributed import Processes, shard_like, whole_tensors
+from trivium.core.method import Method, RoleModel, Update, derive_seed
+from trivium.core.terms import Counts, Terms, scaled_total
+from trivium.data.batch import Batch
+from trivium.errors import ConfigError
+from trivium.recipe import Recipe
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Player:
+    """An optimiser and the trainable parameters it moves, by name `<role>.<parameter>`."""
+
+    roles: list[RoleModel]
+    named: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+
+@dataclass
+class StepResult:
+    """What one update did.
+
+    loss:      the total that was optimised, over all ranks.
+    terms:     each term divided by its count.
+    grad_norm: norm of the whole gradient before clipping.
+    finite:    False if the update was skipped because loss or gradient was not finite.
+    overflow:  True if only the fp16 loss scale was too high; the scale is lowered and nothing is wrong.
+    """
+
+    loss: float
+    terms: dict[str, float]
+    grad_norm: float
+    finite: bool
+    overflow: bool = False
+
+
+@dataclass
+class _Sums:
+    """Sums of the terms of one update on this rank, kept on the device until the end."""
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    coefficients: dict[str, float] = field(default_factory=dict)
+
+    def add(self, terms: Terms, share: float = 1.0) -> None:
+        for name, term in terms.items():
+            value = term.sum.detach() * share
+            self.values[name] = self.values[name] + value if name in self.values else value
+            self.units[name] = term.unit
+            self.coefficients[name] = term.coefficient
+
+    def host(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.values.items()}
+
+    def means(self, sums: Mapping[str, float], counts: Counts) -> tuple[float, dict[str, float]]:
+        """(total loss, each term per unit) from sums over all ranks."""
+        means = {name: sums[name] / counts[unit] if counts[unit] else 0.0 for name, unit in self.units.items()}
+        return math.fsum(self.coefficients[name] * mean for name, mean in means.items()), means
+
+
+class Engine:
+    """Runs updates on one device, alone or with equal partners."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        method: Method,
+        roles: dict[str, RoleModel],
+        optimizer: Any,
+        *,
+        device: torch.device,
+        processes: Processes | None = None,
+    ) -> None:
+        """`optimizer` is an object with `build(named parameters, lr=...)`, as in `trivium/optim`."""
+        self.recipe = recipe
+        self.method = method
+        self.roles = roles
+        self.device = device
+        self.processes = processes or Processes()
+        check_precision(recipe.train.precision, device)
+        for role in roles.values():
+            self.place(role)
+        self.players = {
+            name: self.make_player([roles[role] for role in members], optimizer)
+            for name, members in method.players().items()
+        }
+
+    # Setting up
+
+    def place(self, role: RoleModel) -> None:
+        """Moves a role to the device and wraps it for the engine; frozen roles are never wrapped for gradients."""
+        role.module.to(self.device)
+        role.module.train(role.trainable)
+        role.forward = role.module
+        role.precision = self.autocast
+        if not role.trainable:
+            role.module.requires_grad_(False)
+            return
+        if self.recipe.train.activation_checkpointing == "block":
+            role.module.activation_checkpointing = True
+        if self.recipe.engine.name == "fsdp2":
+            self.shard(role.module)
+        elif self.recipe.engine.name == "ddp":
+            role.forward = nn.parallel.DistributedDataParallel(
+                role.module, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    def shard(self, module: nn.Module) -> None:
+        """FSDP2: every block, then what remains around them."""
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        policy = MixedPrecisionPolicy()
+        if self.recipe.train.precision != "fp32":
+            policy = MixedPrecisionPolicy(
+                param_dtype=DTYPES[self.recipe.train.precision], reduce_dtype=torch.float32
+            )
+        for block in module.blocks:  # type: ignore[union-attr]
+            fully_shard(block, mp_policy=policy)
+        fully_shard(module, mp_policy=policy)
+
+    def make_player(self, roles: list[RoleModel], optimizer: Any) -> Player:
+        """The optimiser over the trainable parameters of some roles."""
+        named = {
+            f"{role.name}.{name}": parameter
+            for role in roles
+            for name, parameter in role.module.named_parameters()
+            if parameter.requires_grad
+        }
+        if not named:
+            raise ConfigError(
+                "nothing is trainable in this run",
+                where="transforms",
+                fix="let at least one parameter train",
+            )
+        return Player(
+            roles=roles,
+            named=named,
+            optimizer=optimizer.build(named.items(), lr=self.recipe.train.lr),
+            scaler=torch.amp.GradScaler(
+                self.device.type, init_scale=2.0**14, enabled=self.recipe.train.precision == "fp16"
+            ),
+        )
+
+    # One update
+
+    def count(self, update: Update) -> dict[str, float]:
+        """Count of each unit over the whole update, all ranks; taken before any forward pass."""
+        totals: dict[str, float] = {}
+        for batch in update.batches:
+            for unit, count in self.method.weights(batch).items():
+                totals[unit] = totals.get(unit, 0.0) + count
+        return self.processes.sum(totals, self.device)
+
+    def run(self, update: Update, counts: Counts, *, step: int, lr: float) -> StepResult:
+        """One optimiser update; parameters are untouched if anything is not finite."""
+        player = self.players[update.player]
+        sums = _Sums()
+        with self.only(player):
+            self.forward_backward(update, counts, player, sums, step)
+        if player.scaler.is_enabled():
+            player.scaler.unscale_(player.optimizer)
+        norm = self.gradient_norm(player)
+        totals = self.processes.sum(
+            {**sums.host(), "": float(not math.isfinite(norm))}, self.device
+        )
+        loss, terms = sums.means(totals, counts)
+        finite = math.isfinite(loss) and totals[""] == 0
+        overflow = not finite and math.isfinite(loss) and player.scaler.is_enabled() and player.scaler.get_scale() > 1
+        if finite:
+            self.clip(player, norm)
+            for group in player.optimizer.param_groups:
+                group["lr"] = lr
+            player.scaler.step(player.optimizer)
+        if player.scaler.is_enabled():
+            player.scaler.update()
+        player.optimizer.zero_grad(set_to_none=True)
+        return StepResult(loss, terms, norm, finite, overflow)
+
+    def forward_backward(
+        self, update: Update, counts: Counts, player: Player, sums: _Sums, step: int
+    ) -> None:
+        """Accumulates the gradient of the whole update."""
+        loss = update.loss or self.method.loss
+        for index, batch in enumerate(update.batches):
+            batch = self.prepared(batch, step, index)
+            final = index == len(update.batches) - 1
+
+            def accumulate(terms: Terms, *, share: float = 1.0, last: bool = True, final: bool = final) -> None:
+                self.synchronise(player, final and last)
+                # Data-parallel engines average over ranks; the counts are global, so undo the average.
+                total = scaled_total(terms, counts) * (share * self.processes.world)
+                player.scaler.scale(total).backward()
+
+            if self.method.backward is not None:
+                self.synchronise(player, False)
+                sums.add(self.method.backward(batch, accumulate))
+                continue
+            self.synchronise(player, final)
+            terms = loss(batch)
+            sums.add(terms)
+            accumulate(terms)
+        if self.method.backward is not None and self.recipe.engine.name == "ddp":
+            self.average_gradients(player)
+
+    def average_gradients(self, player: Player) -> None:
+        """Mean over ranks, by hand: DDP decides in the forward pass whether to do it, too early for several passes."""
+        for parameter in player.named.values():
+            if parameter.grad is not None:
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad.div_(self.processes.world)
+
+    def prepared(self, batch: Batch, step: int, index: int) -> Batch:
+        """The micro-batch on the device with the fields of frozen roles; seeds the passes that follow."""
+        batch = batch.to(self.device)
+        torch.manual_seed(derive_seed(self.recipe.seed, step, self.processes.rank, "forward", index))
+        with torch.no_grad():
+            return self.method.prepare(batch)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Lower precision for matrix products; parameters keep their own."""
+        precision = self.recipe.train.precision
+        if precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=DTYPES[precision])
+
+    def synchronise(self, player: Player, now: bool) -> None:
+        """Whether the next backward pass exchanges gradients between ranks."""
+        for role in player.roles:
+            if isinstance(role.forward, nn.parallel.DistributedDataParallel):
+                # What `no_sync()` does, but decided for each pass: DDP reads it in forward.
+                role.forward.require_backward_grad_sync = now
+            elif self.recipe.engine.name == "fsdp2":
+                role.module.set_requires_gradient_sync(now)  # type: ignore[operator]
+
+    @contextlib.contextmanager
+    def only(self, player: Player) -> Iterator[None]:
+        """Inside, only this player's roles get gradients; other trainable roles act as plain functions."""
+        others = [role for role in self.roles.values() if role.trainable and role not in player.roles]
+        wrapped = [role.forward for role in others]
+        switched = [p for role in others for p in role.module.parameters() if p.requires_grad]
+        for role in others:
+            role.forward = role.module
+        for parameter in switched:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in switched:
+                parameter.requires_grad_(True)
+            for role, forward in zip(others, wrapped, strict=True):
+                role.forward = forward
+
+    def gradient_norm(self, player: Player) -> float:
+        """2-norm of the player's whole gradient, over all shards."""
+        gradients = [p.grad for p in player.named.values() if p.grad is not None]
+        if not gradients:
+            return 0.0
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return float(whole_tensors({"norm": norm})["norm"])
+
+    def clip(self, player: Player, norm: float) -> None:
+        """Scales the gradient down to `train.clip` if it is longer."""
+        limit = self.recipe.train.clip
+        if limit is not None and norm > limit:
+            torch.nn.utils.clip_grads_with_norm_(list(player.named.values()), limit, torch.tensor(norm))
+
+    # Validation
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Loss, terms and bits per byte over held-out batches, all ranks; dropout off, nothing else changed.
+
+        Every rank gives its share of the data in the same number of batches, as `Loader.evaluation` does.
+        """
+        sums, counts, size = _Sums(), dict[str, float](), 0.0
+        with self.evaluating():
+            for index, batch in enumerate(batches):
+                batch = self.prepared(batch, 0, index)
+                sums.add(self.method.loss(batch))
+                for unit, count in self.method.weights(batch).items():
+                    counts[unit] = counts.get(unit, 0.0) + count
+                if "target_bytes" in batch.fields:
+                    size += float(batch.fields["target_bytes"].sum())
+        if not counts:
+            return {}
+        host = self.processes.sum({**sums.host(), "": size}, self.device)
+        loss, terms = sums.means(host, self.processes.sum(counts, self.device))
+        figures = {"loss": loss, **terms}
+        if host[""] and "nll" in host:
+            figures["bits_per_byte"] = host["nll"] / math.log(2) / host[""]
+        return figures
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Trainable roles in evaluation mode and unwrapped, then back."""
+        trainable = [role for role in self.roles.values() if role.trainable]
+        wrapped = [role.forward for role in trainable]
+        for role in trainable:
+            role.module.eval()
+            role.forward = role.module
+        try:
+            yield
+        finally:
+            for role, forward in zip(trainable, wrapped, strict=True):
+                role.module.train()
+                role.forward = forward
+
+    # State, always whole and by parameter name, whatever the engine
+
+    def weights(self, role: str) -> dict[str, Tensor]:
+        """All weights of a role on the CPU; every rank must call it."""
+        return whole_tensors(self.roles[role].module.state_dict())
+
+    def load_weights(self, role: str, weights: Mapping[str, Tensor]) -> None:
+        """The inverse of `weights`."""
+        own = self.roles[role].module.state_dict()
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(shard_like(weights[name], tensor))
+
+    def optimizer_state(self, player: str) -> dict[str, Any]:
+        """Optimiser state by parameter name, and the loss scale; every rank must call it."""
+        entry = self.players[player]
+        state = entry.optimizer.state
+        slots = {name: whole_tensors(state[p]) for name, p in entry.named.items() if p in state}
+        return {"slots": slots, "scaler": entry.scaler.state_dict()}
+
+    def load_optimizer_state(self, player: str, saved: Mapping[str, Any]) -> None:
+        """The inverse of `optimizer_state`."""
+        entry = self.players[player]
+        for name, parameter in entry.named.items():
+            if name in saved["slots"]:
+                entry.optimizer.state[parameter] = {
+                    key: shard_like(value, parameter) if isinstance(value, Tensor) else value
+                    for key, value in saved["slots"][name].items()
+                }
+        if saved["scaler"]:
+            entry.scaler.load_state_dict(dict(saved["scaler"]))
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuses a precision the hardware would only imitate.
+
+    CPUs run bf16 and fp16 everywhere, if slowly; that is `slow_precision`'s warning.
+    """
+    if device.type == "cuda" and precision == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
+        raise ConfigError(
+            "this GPU has no bfloat16 arithmetic (it needs compute capability 8.0)",
+            where="train.precision",
+            value=precision,
+            fix="set train.precision=fp16",
+        )
+
+
+def slow_precision(precision: str, device: torch.device) -> str | None:
+    """A warning if the precision is slower than fp32 on this processor, else None."""
+    if device.type != "cpu" or precision == "fp32":
+        return None
+    if precision == "bf16" and torch.cpu._is_amx_tile_supported():
+        return None
+    return f"this processor has no fast {precision} arithmetic: train.precision=fp32 is quicker and more exact here"
+
+
+def compile_blocks(module: nn.Module) -> None:
+    """torch.compile for each block: one graph for all of them, so that compiling takes seconds."""
+    for block in module.blocks:  # type: ignore[union-attr]
+        block.compile()

@@ -1,0 +1,208 @@
+"""What a training method is: a class with a `Config` and a few hooks; the loop does the rest.
+
+Hooks, in order of preference (use the first that suffices):
+
+    roles()         which models take part: trainable, or frozen (reference, teacher)
+    prepare(batch)  work without gradients by frozen roles, once for each micro-batch
+    weights(batch)  how many of each unit the batch holds, counted from the batch alone
+    loss(batch)     sums and their units
+    updates()       the updates themselves: rollouts, alternating players
+    backward(...)   last resort: several passes for one micro-batch (FreeLB, SAM); no pipeline
+
+A method never divides by a batch size, never calls `.backward()` and never touches an optimiser: the engine divides
+by the count over the whole update, so the gradient does not depend on micro-batches, packing or ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from trivium.config import StrictModel
+from trivium.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from trivium.core.state import Progression
+    from trivium.core.terms import Terms
+    from trivium.data.batch import Batch
+    from trivium.data.samples import Sample
+    from trivium.recipe import Recipe
+    from trivium.tokenizers.tokenizer import Tokenizer
+
+DataKind = Literal["documents", "instructions", "preferences", "prompts"]
+
+
+@dataclass(frozen=True)
+class Role:
+    """One model that takes part.
+
+    trainable: gets gradients and belongs to a player; a frozen role is never wrapped for gradients.
+    path:      model folder to load; default: the model of the recipe (a frozen role is then a copy of its start).
+    """
+
+    trainable: bool = True
+    path: str | None = None
+
+
+@dataclass
+class Update:
+    """One optimiser update, the unit of the loop.
+
+    batches:  this rank's micro-batches; every rank gives the same number.
+    player:   whose optimiser steps; a key of `Method.players()`.
+    boundary: whether the run may be saved after this update. An update that leaves work of the generator half done
+              (the minibatches of one rollout) says False; the last of them says True.
+    loss:     the loss of this update if it is not `Method.loss` (alternating players).
+    """
+
+    batches: list[Batch]
+    player: str = "policy"
+    boundary: bool = True
+    loss: Callable[[Batch], Terms] | None = None
+
+
+class RoleModel:
+    """A role at work: call it with a batch and say what to compute from its hidden states.
+
+    `then(hidden [T, D], head)` runs inside the module's forward, where sharded weights are gathered.
+    """
+
+    def __init__(self, name: str, module: nn.Module, role: Role) -> None:
+        self.name = name
+        self.module = module
+        self.trainable = role.trainable
+        self.forward: Callable[..., Any] = module
+        """What a call runs: the module itself, or what the engine put around it."""
+        self.precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+        """The context of a call: autocast where the run is in lower precision."""
+
+    def __call__(
+        self, batch: Batch, then: Callable[[Tensor, nn.Module], Any], *, offset: Tensor | None = None
+    ) -> Any:
+        """`then(hidden, head)` for the batch; `offset` [T, D] is added to the input embeddings."""
+        with self.precision():
+            return self.forward(batch.input_ids, batch.layout, then=then, offset=offset)
+
+
+class Accumulate(Protocol):
+    """Adds the gradient of `share` x terms; `last` marks the final pass over this micro-batch."""
+
+    def __call__(self, terms: Terms, *, share: float = 1.0, last: bool = True) -> None: ...
+
+
+class Feed(Protocol):
+    """Training data in the order of the run; its position is part of the saved state."""
+
+    def batches(self) -> list[Batch]:
+        """This rank's micro-batches of the next update."""
+        ...
+
+    def samples(self) -> list[Sample]:
+        """This rank's raw samples of the next update, for methods that make their own batches."""
+        ...
+
+
+@dataclass
+class Context:
+    """What a method may use: roles, data, tokenizer, and random numbers that a resumed run draws again."""
+
+    recipe: Recipe
+    tokenizer: Tokenizer
+    roles: dict[str, RoleModel]
+    feed: Feed
+    progression: Progression
+    device: Any
+    rank: int = 0
+    world: int = 1
+    stop_requested: Callable[[], bool] = field(default=lambda: False)
+
+    def seed(self, purpose: str, index: int = 0) -> int:
+        """A 63-bit seed for (run, update, rank, purpose, index)."""
+        return derive_seed(self.recipe.seed, self.progression.step, self.rank, purpose, index)
+
+    def check_stop(self) -> None:
+        """Called between the steps of long work in `updates()`: leaves it if the run was asked to stop.
+
+        Nothing that a rollout did so far has changed the run, so it is abandoned and repeated after resuming.
+        """
+        if self.stop_requested():
+            raise RolloutAbandoned
+
+
+class RolloutAbandoned(Exception):  # noqa: N818 - a signal between generator and loop, not an error
+    """The run was asked to stop while `updates()` was preparing an update."""
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit number from (seed, step, purpose, ...): random numbers are derived, never a consumed stream."""
+    import hashlib
+
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class Method:
+    """Base of all methods; see the file docstring for the hooks."""
+
+    class Config(StrictModel):
+        """Settings of the method."""
+
+    data_kind: ClassVar[DataKind] = "documents"
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.context: Context
+
+    def bind(self, context: Context) -> None:
+        """Gives the method its roles and data; called once before the first update."""
+        self.context = context
+
+    @property
+    def policy(self) -> RoleModel:
+        """The role every method has."""
+        return self.context.roles["policy"]
+
+    def roles(self) -> dict[str, Role]:
+        """Roles by name; `policy` is the model that the run is about."""
+        return {"policy": Role()}
+
+    def players(self) -> dict[str, list[str]]:
+        """Optimisers by name, with the trainable roles each of them moves."""
+        return {"policy": [name for name, role in self.roles().items() if role.trainable]}
+
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch with further fields from frozen roles; runs without gradients."""
+        return batch
+
+    def weights(self, batch: Batch) -> Mapping[str, float]:
+        """Count of every unit that `loss` uses, from the batch alone; always the same keys."""
+        return {"tokens": float(batch.trained_tokens())}
+
+    def loss(self, batch: Batch) -> Terms:
+        """Sums over the micro-batch and their units."""
+        raise NotImplementedError
+
+    def updates(self) -> Iterator[Update]:
+        """Updates without end; must continue correctly from the saved position when started anew."""
+        while True:
+            yield Update(self.context.feed.batches())
+
+    backward: Callable[[Batch, Accumulate], Terms] | None = None
+    """Optional: `backward(batch, accumulate) -> terms` replaces the single backward pass of a micro-batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method itself carries from update to update; tensors, numbers, strings."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+
+def frozen_forward(role: RoleModel, batch: Batch, then: Callable[[Tensor, nn.Module], Any]) -> Any:
+    """`role(batch, then)` without gradients and without dropout."""
+    with torch.no_grad():
+        return role(batch, then)
