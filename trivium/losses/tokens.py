@@ -1,0 +1,168 @@
+"""Losses on hidden states: the only place where logits over the whole vocabulary exist, a chunk at a time.
+
+Full logits [T, V] and their gradient are most of the memory of a training step, and nothing but one number for each
+token is wanted from them. Both functions walk over chunks of tokens small enough to stay in the processor's cache.
+Positions without a target never reach the matrix product. Softmax is computed in float32 at least.
+
+Shapes: T tokens, N trained tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trivium.data.batch import IGNORE
+
+CHUNK_ELEMENTS = 1 << 21
+"""Logits in one chunk: 8 MB in float32."""
+
+
+def token_loss(hidden: Tensor, head: nn.Linear, targets: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """Sum over trained positions of -log p(target), each times its weight; a scalar in float32 (or float64).
+
+    hidden:  [T, D]. head: the output layer, `weight` [V, D] and an optional `bias` [V].
+    targets: [T] int64, IGNORE where nothing is trained. weights: [T] constants (no gradient flows into them).
+
+    The gradient is computed together with the value, in one pass over the logits, and only scaled in the backward
+    pass. With nothing trained the result is 0, still attached to the graph.
+    """
+    bias = getattr(head, "bias", None)
+    wanted = torch.is_grad_enabled()
+    need = tuple(wanted and x is not None and x.requires_grad for x in (hidden, head.weight, bias))
+    loss: Tensor = _TokenLoss.apply(hidden, head.weight, bias, targets, weights, need)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def token_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """[T] log p(target) of each position, 0 where the target is IGNORE; float32 (or float64).
+
+    Any gradient may come back; the logits are computed a second time for it. Arguments as in `token_loss`.
+    """
+    bias = getattr(head, "bias", None)
+    result: Tensor = _TokenLogprobs.apply(hidden, head.weight, bias, targets)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    """The type of the matrix products: autocast's inside of an autocast region."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def _trained(targets: Tensor) -> Tensor:
+    return (targets != IGNORE).nonzero().squeeze(1)
+
+
+def _chunks(index: Tensor, vocabulary: int) -> Iterator[tuple[slice, Tensor]]:
+    """(place among the trained tokens, their places among all tokens)."""
+    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    for start in range(0, len(index), size):
+        yield slice(start, start + size), index[start : start + size]
+
+
+def _log_softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """[N, D] -> [N, V] log-probabilities in float32 at least."""
+    logits = hidden @ weight.t()
+    if bias is not None:
+        logits = logits + bias
+    return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+class _Gradients:
+    """Sums of the gradients wanted, over the chunks."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, need: tuple[bool, ...]) -> None:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        self.hidden = torch.zeros_like(hidden) if need[0] else None
+        self.weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if need[1] else None
+        self.bias = torch.zeros(bias.shape, dtype=wide, device=weight.device) if need[2] and bias is not None else None
+
+    def add(self, index: Tensor, logits: Tensor, hidden: Tensor, weight: Tensor) -> None:
+        """Account for one chunk: `logits` [N, V] is the gradient of the logits, `hidden` [N, D] their input."""
+        narrow = logits.to(weight.dtype)
+        if self.hidden is not None:
+            self.hidden[index] = (narrow @ weight).to(self.hidden.dtype)
+        if self.weight is not None:
+            if self.weight.dtype == weight.dtype:
+                self.weight.addmm_(narrow.t(), hidden)
+            else:
+                self.weight += narrow.t() @ hidden
+        if self.bias is not None:
+            self.bias += logits.sum(0)
+
+    def all(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return self.hidden, self.weight, self.bias
+
+
+class _TokenLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        weights: Tensor | None,
+        need: tuple[bool, ...],
+    ) -> Tensor:
+        dtype = _compute_dtype(hidden)
+        index = _trained(targets)
+        gradients = _Gradients(hidden, weight, bias, need)
+        loss = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            matrix = weight.to(dtype)
+            for _, at in _chunks(index, weight.shape[0]):
+                inputs, goal = hidden[at].to(dtype), targets[at].unsqueeze(1)
+                logp = _log_softmax(inputs, matrix, bias)
+                scale = None if weights is None else weights[at].to(logp.dtype).unsqueeze(1)
+                picked = logp.gather(1, goal)
+                loss -= (picked if scale is None else picked * scale).sum()
+                if any(need):
+                    slope = logp.exp_().scatter_add_(1, goal, logp.new_full(goal.shape, -1.0))
+                    gradients.add(at, slope if scale is None else slope.mul_(scale), inputs, matrix)
+        ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
+        ctx.save_for_backward(*gradients.all())
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = upstream
+        scaled = [
+            None if gradient is None else (gradient * scale).to(dtype)
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return (*scaled, None, None, None)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        ctx.dtype = _compute_dtype(hidden)
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        result = torch.zeros(
+            targets.shape, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device
+        )
+        with torch.autocast(hidden.device.type, enabled=False):
+            matrix = weight.to(ctx.dtype)
+            for _, at in _chunks(_trained(targets), weight.shape[0]):
+                logp = _log_softmax(hidden[at].to(ctx.dtype), matrix, bias)
+                result[at] = logp.gather(1, targets[at].unsqueeze(1)).squeeze(1)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (incoming,) = upstream
+        hidden, weight, bias, targets = ctx.saved_tensors
+        gradients = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
+        matrix = weight.to(ctx.dtype)
+        for _, at in _chunks(_trained(targets), weight.shape[0]):
+            inputs, goal = hidden[at].to(ctx.dtype), targets[at].unsqueeze(1)
+            slope = _log_softmax(inputs, matrix, bias).exp_().neg_()
+            slope.scatter_add_(1, goal, torch.ones_like(goal, dtype=slope.dtype))
+            gradients.add(at, slope.mul_(incoming[at].unsqueeze(1)), inputs, matrix)
+        dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
+        return *(None if g is None else g.to(d) for g, d in zip(gradients.all(), dtypes, strict=True)), None

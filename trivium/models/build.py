@@ -1,0 +1,129 @@
+"""New models: presets by name, and random weights from a seed.
+
+Importing this file does not import torch, so that presets can be checked before any work starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import math
+import pkgutil
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from trivium.errors import ConfigError
+from trivium.lazy import torch
+from trivium.models import families
+from trivium.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from trivium.models.transformer import Transformer
+
+
+def family_names() -> list[str]:
+    """The files of `families/`."""
+    return sorted(module.name for module in pkgutil.iter_modules(families.__path__))
+
+
+def family(name: str) -> ModuleType:
+    """The file `families/<name>.py`."""
+    return importlib.import_module(f"{families.__name__}.{name}")
+
+
+def presets() -> list[str]:
+    """Names of all presets, family by family, small to large."""
+    return [name for each in family_names() for name in family(each).PRESETS]
+
+
+def preset(name: str, changes: Mapping[str, Any] | None = None) -> ModelConfig:
+    """The shape called `name`, with `changes` to its fields (`model.config` of a recipe)."""
+    for each in family_names():
+        fields = family(each).PRESETS.get(name)
+        if fields is not None:
+            break
+    else:
+        near = difflib.get_close_matches(name, presets(), n=1, cutoff=0.5)
+        known = ", ".join(presets())
+        raise ConfigError(
+            "unknown model preset",
+            where="model.preset",
+            value=name,
+            fix=f"did you mean {near[0]!r}?" if near else f"choose one of {known}",
+        )
+    try:
+        return ModelConfig.model_validate({**fields, **(changes or {})})
+    except ValidationError as error:
+        raise ConfigError(**first_problem(error, where="model.config")) from None
+
+
+def first_problem(error: ValidationError, *, where: str) -> dict[str, Any]:
+    """The first finding of pydantic, as the arguments of a `TriviumError`."""
+    found = error.errors()[0]
+    key = ".".join([where, *(str(part) for part in found["loc"])])
+    problem = found["msg"].removeprefix("Value error, ")
+    if found["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(found["loc"][-1]), ModelConfig.model_fields, n=1)
+        return {
+            "problem": "unknown setting of a model",
+            "where": key,
+            "value": found["input"],
+            "fix": f"did you mean {near[0]!r}?" if near else f"known are {', '.join(ModelConfig.model_fields)}",
+        }
+    if isinstance(found["input"], dict):
+        return {"problem": problem, "where": key}
+    return {"problem": problem, "where": key, "value": found["input"]}
+
+
+def build_model(
+    config: ModelConfig, *, seed: int, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> Transformer:
+    """A model with random weights that depend on `seed` only, not on torch's global random state.
+
+    dtype: of the parameters; default float32.
+    """
+    model = empty_model(config).to(torch.float32 if dtype is None else dtype)
+    model.to_empty(device=device)
+    model.tie()
+    init_weights(model, seed=seed)
+    return model
+
+
+def empty_model(config: ModelConfig) -> Transformer:
+    """A model whose parameters have shapes but no memory."""
+    from trivium.models.transformer import Transformer
+
+    with torch.device("meta"):
+        return Transformer(config)
+
+
+def init_weights(model: Transformer, *, seed: int) -> None:
+    """Fill every parameter in place.
+
+    Norms are the identity and biases zero. All other weights are normal with standard deviation `init_std`; the
+    last linear layer of each residual branch is divided by sqrt(2 * num_layers), so that the residual stream keeps
+    its size however many branches add to it (GPT-2, Radford et al. 2019). Each parameter has its own random stream,
+    drawn in float32 on the CPU from (seed, parameter name): the same on every device, and untouched by the others.
+    """
+    std, branches = model.config.init_std, 2 * model.config.num_layers
+    for name, parameter in model.named_parameters():
+        kind = name.rsplit(".", 1)[-1]
+        with torch.no_grad():
+            if kind == "bias":
+                parameter.zero_()
+            elif "norm" in name:
+                parameter.fill_(1.0)
+            else:
+                residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
+                scale = std / math.sqrt(branches) if residual else std
+                values = torch.empty(parameter.shape, dtype=torch.float32)
+                parameter.copy_(values.normal_(0.0, scale, generator=_stream(seed, name)))
+
+
+def _stream(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
