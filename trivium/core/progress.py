@@ -183,7 +183,7 @@ class Progress:
         self._peak_share = flops_per_token / peak_flops if flops_per_token and peak_flops else None
         self._pace = Pace()
         self._step = 0
-        self._figures: dict[str, float] = {}
+        self._figures: dict[str, float | None] = {}
         self._shown: int | None = None
         self._next = 0.0
         self._live: Live | None = None
@@ -213,7 +213,7 @@ class Progress:
         """
         now = time.perf_counter()
         self._step = step
-        self._figures = {name: value for name, value in figures.items() if value is not None}
+        self._figures = figures
         self._pace.add(step, now)
         if now < self._next:
             return
@@ -241,9 +241,10 @@ class Progress:
         return f"{self._step:,}/{self.total:,} ({share:.0%})"
 
     def _parts(self) -> list[str]:
-        parts = [_figure(name, value) for name, value in self._figures.items()]
-        if self._peak_share and "tokens_per_second" in self._figures:
-            parts.append(f"{self._figures['tokens_per_second'] * self._peak_share:.0%} of matrix peak")
+        parts = [_figure(name, value) for name, value in self._figures.items() if value is not None]
+        speed = self._figures.get("tokens_per_second")
+        if self._peak_share and speed is not None:
+            parts.append(f"{speed * self._peak_share:.0%} of matrix peak")
         left = self.seconds_left
         if left is not None and self._step < (self.total or 0):
             parts.append(f"{readable_seconds(left)} left")
