@@ -1,0 +1,236 @@
+"""A data set: samples with stable ids, their tokens, and an honest account of what was read, cut and dropped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trivium.data.batch import IGNORE
+from trivium.data.samples import Sample, TokenSequence
+from trivium.data.table import Ints, TokenTable
+from trivium.data.tokenise import TokenShard
+
+if TYPE_CHECKING:
+    from trivium.tokenizers.tokenizer import Tokenizer
+
+__all__ = ["Dataset", "Part", "Sample", "TokenSequence", "documents_dataset"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The samples first..last-1 come from one source of a mixture."""
+
+    name: str
+    weight: float
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples in the order of their sources.
+
+    table:    the token sequences.  owners: [N + 1] sample i has the sequences owners[i] .. owners[i + 1] - 1.
+    name_of:  the id of a sample.
+    fields:   [N] numbers that come with each sample, by name.
+    rows:     the rows as read, where samples keep them.
+    account:  what `summary()` says beyond what the tokens themselves say.
+    """
+
+    kind: str
+    table: TokenTable
+    owners: Ints
+    parts: Sequence[Part]
+    name_of: Callable[[int], str]
+    tokenizer: Tokenizer
+    fields: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, Any]] | None = None
+    account: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.table.length)])[self.owners]
+        object.__setattr__(self, "lengths", np.diff(ends))
+        object.__setattr__(self, "_one_each", len(self.owners) == len(self.table.length) + 1)
+        object.__setattr__(self, "_byte_lengths", np.asarray(self.tokenizer.byte_lengths(), dtype=np.int32))
+
+    lengths: Ints = field(init=False)
+    """[N] tokens a sample takes up in a row: the inputs of its sequences."""
+    _one_each: bool = field(init=False)
+    _byte_lengths: NDArray[np.int32] = field(init=False)
+
+    def __len__(self) -> int:
+        return len(self.owners) - 1
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills up a shape; never a target."""
+        return self.tokenizer.pad_id
+
+    def sample_id(self, number: int) -> str:
+        """The lasting name of a sample."""
+        return self.name_of(number)
+
+    def sample(self, number: int) -> Sample:
+        """A sample with all its tokens and which of them are trained."""
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)
+        number %= len(self)
+        sequences = [
+            TokenSequence(ids=self.table.ids(at).tolist(), trained=self.table.flags(at).tolist())
+            for at in range(int(self.owners[number]), int(self.owners[number + 1]))
+        ]
+        return Sample(
+            id=self.sample_id(number),
+            sequences=sequences,
+            fields={name: float(values[number]) for name, values in self.fields.items()},
+            row=None if self.rows is None else self.rows[number],
+        )
+
+    def sequences_of(self, samples: Ints) -> tuple[Ints, Ints]:
+        """(the sequences of these samples in order, for each the position of its sample in `samples`)."""
+        if self._one_each:
+            return samples, np.arange(len(samples), dtype=np.int64)
+        first = self.owners[samples]
+        counts = self.owners[samples + 1] - first
+        owners = np.repeat(np.arange(len(samples), dtype=np.int64), counts)
+        inside = np.arange(len(owners), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
+        return first[owners] + inside, owners
+
+    def target_bytes(self, targets: NDArray[np.int64]) -> NDArray[np.int32]:
+        """[T] bytes of text behind each target; 0 for special tokens and where nothing is trained."""
+        return np.where(targets == IGNORE, np.int32(0), self._byte_lengths[np.maximum(targets, 0)])
+
+    def fingerprint(self) -> str:
+        """SHA-256 over everything a model can see: tokens, targets, order and fields."""
+        digest = hashlib.sha256(f"{self.kind} {self.table.next_token}".encode())
+        for array in (self.table.shard, self.table.start, self.table.length, self.owners):
+            digest.update(np.ascontiguousarray(array))
+        for tokens, trained in zip(self.table.tokens, self.table.trained, strict=True):
+            digest.update(np.ascontiguousarray(tokens, dtype="<u4"))
+            digest.update(b"all" if trained is None else np.packbits(trained).tobytes())
+        for name, values in sorted(self.fields.items()):
+            digest.update(name.encode() + values.tobytes())
+        return digest.hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """Counts for the report; JSON values only."""
+        return {
+            "kind": self.kind,
+            "samples": len(self),
+            "tokens": int(self.lengths.sum()),
+            "trained_tokens": int(self.table.trained_counts().sum()),
+            "length_histogram": _histogram(self.lengths),
+            **self.account,
+            "first_row": self._first_row(),
+        }
+
+    def _first_row(self) -> dict[str, Any] | None:
+        if not len(self):
+            return None
+        sample = self.sample(0)
+        shown = [
+            {
+                "text": self.tokenizer.decode(list(sequence.ids[:128]), skip_special=False),
+                "trained_text": self.tokenizer.decode(
+                    [token for token, flag in zip(sequence.ids[:128], sequence.trained, strict=False) if flag],
+                    skip_special=False,
+                ),
+                "tokens": len(sequence.ids),
+            }
+            for sequence in sample.sequences
+        ]
+        return {"id": sample.id, "sequences": shown}
+
+
+def documents_dataset(
+    shards: Sequence[TokenShard],
+    *,
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    parts: Sequence[tuple[str, float, int]] = (("documents", 1.0, -1),),
+    account: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Documents cut into sequences of `sequence_length` inputs.
+
+    Consecutive pieces overlap by one token, the last target of one being the first input of the next, so that each
+    token but a document's first is a target exactly once.
+    parts: (name, weight, number of shards) of each source; -1: all shards.
+    """
+    found = [_pieces(shard, sequence_length) for shard in shards]
+    none = np.zeros(0, dtype=np.int64)
+    counts = [len(pieces.start) for pieces in found]
+    ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.array(counts, dtype=np.int64))])
+    table = TokenTable(
+        tokens=[shard.tokens for shard in shards],
+        trained=[None] * len(shards),
+        shard=np.repeat(np.arange(len(shards), dtype=np.int64), counts),
+        start=np.concatenate([pieces.start for pieces in found] or [none]),
+        length=np.concatenate([pieces.length for pieces in found] or [none]),
+    )
+
+    def name_of(sample: int) -> str:
+        shard = int(np.searchsorted(ends, sample, side="right")) - 1
+        at = sample - int(ends[shard])
+        pieces = found[shard]
+        name = shards[shard].ids[int(pieces.document[at])]
+        return f"{name}#{int(pieces.piece[at])}" if pieces.cut[pieces.document[at]] else name
+
+    spans, at = [], 0
+    for name, weight, number in parts:
+        until = len(shards) if number < 0 else at + number
+        spans.append(Part(name, weight, int(ends[at]), int(ends[until])))
+        at = until
+    return Dataset(
+        kind="documents",
+        table=table,
+        owners=np.arange(len(table.length) + 1, dtype=np.int64),
+        parts=spans,
+        name_of=name_of,
+        tokenizer=tokenizer,
+        account={
+            "documents": sum(len(shard.lengths) for shard in shards),
+            "bytes": int(sum(shard.sizes.sum() for shard in shards)),
+            "cut_documents": int(sum(pieces.cut.sum() for pieces in found)),
+            **(account or {}),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Where the documents of a shard are cut: [pieces] each, but cut: [documents]."""
+
+    start: Ints
+    length: Ints
+    document: Ints
+    piece: Ints
+    cut: NDArray[np.bool_]
+
+
+def _pieces(shard: TokenShard, sequence_length: int) -> _Pieces:
+    inputs = np.maximum(shard.lengths - 1, 0)
+    counts = -(-inputs // sequence_length)
+    document = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    piece = np.arange(len(document), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
+    begin = (np.cumsum(shard.lengths) - shard.lengths)[document]
+    return _Pieces(
+        start=begin + piece * sequence_length,
+        length=np.minimum(sequence_length, inputs[document] - piece * sequence_length),
+        document=document,
+        piece=piece,
+        cut=counts > 1,
+    )
+
+
+def _histogram(lengths: Ints) -> dict[str, int]:
+    """Samples by length, in powers of two: {"1": ..., "2-3": ..., "4-7": ...}."""
+    if not len(lengths):
+        return {}
+    counts = np.bincount(np.log2(np.maximum(lengths, 1)).astype(np.int64))
+    names = ["1", *(f"{1 << power}-{(2 << power) - 1}" for power in range(1, len(counts)))]
+    return {name: int(count) for name, count in zip(names, counts, strict=True)}

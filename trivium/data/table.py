@@ -1,0 +1,90 @@
+"""Token sequences in flat vectors, in memory or memory-mapped: what a data set reads and a loader gathers from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trivium.data.batch import IGNORE
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Q sequences inside one or more flat token vectors ("shards").
+
+    tokens:  one vector of unsigned integers a shard; may be memory-mapped.
+    trained: for each shard which of its tokens are targets, or None where all are.
+    shard, start: [Q] where a sequence's first token lies.
+    length:  [Q] number of the sequence's *inputs*.
+    next_token: True: a sequence of n inputs is n + 1 tokens, and each input predicts the next token.
+                False: the n tokens are all inputs and nothing is predicted (prompts).
+    """
+
+    tokens: Sequence[NDArray[np.unsignedinteger]]
+    trained: Sequence[NDArray[np.bool_] | None]
+    shard: Ints
+    start: Ints
+    length: Ints
+    next_token: bool = True
+
+    def span(self, sequence: int) -> tuple[int, int, int]:
+        """(shard, first token, one past the last token) of a sequence, with the token that is only a target."""
+        start = int(self.start[sequence])
+        return int(self.shard[sequence]), start, start + int(self.length[sequence]) + self.next_token
+
+    def ids(self, sequence: int) -> NDArray[np.int64]:
+        """All tokens of a sequence."""
+        shard, start, end = self.span(sequence)
+        return self.tokens[shard][start:end].astype(np.int64)
+
+    def flags(self, sequence: int) -> NDArray[np.bool_]:
+        """For each token of a sequence whether it is a target."""
+        shard, start, end = self.span(sequence)
+        trained = self.trained[shard]
+        flags = np.full(end - start, self.next_token) if trained is None else np.array(trained[start:end])
+        flags[:1] = False
+        return flags
+
+    def gather(self, sequences: Ints) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(inputs, targets) of several sequences, one after the other; IGNORE where nothing is trained."""
+        lengths = self.length[sequences]
+        total = int(lengths.sum())
+        inputs = np.empty(total, dtype=np.int64)
+        targets = np.full(total, IGNORE, dtype=np.int64)
+        at = 0
+        for shard, start, length in zip(
+            self.shard[sequences].tolist(), self.start[sequences].tolist(), lengths.tolist(), strict=True
+        ):
+            tokens, trained = self.tokens[shard], self.trained[shard]
+            inputs[at : at + length] = tokens[start : start + length]
+            if self.next_token:
+                part = targets[at : at + length]
+                part[:] = tokens[start + 1 : start + 1 + length]
+                if trained is not None:
+                    part[~trained[start + 1 : start + 1 + length]] = IGNORE
+            at += length
+        return inputs, targets
+
+    def trained_counts(self) -> Ints:
+        """[Q] how many targets each sequence has."""
+        if not self.next_token:
+            return np.zeros(len(self.length), dtype=np.int64)
+        counts = self.length.copy()
+        for shard, trained in enumerate(self.trained):
+            if trained is None:
+                continue
+            total = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(trained, dtype=np.int64)])
+            here = np.flatnonzero(self.shard == shard)
+            start = self.start[here] + 1
+            counts[here] = total[start + self.length[here]] - total[start]
+        return counts
+
+
+def narrowest(vocab_size: int) -> np.dtype[np.unsignedinteger]:
+    """Little-endian type that holds every token id of the vocabulary."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
