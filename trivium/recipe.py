@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from trivium.config import StrictModel
+from trivium.config import DEFAULT_OPTIMIZER, SCHEMA_VERSION, StrictModel
+from trivium.errors import ConfigError
 
 
 def _component(value: Any) -> Any:
@@ -20,12 +21,26 @@ def _component(value: Any) -> Any:
 
 def _sources(value: Any) -> Any:
     """A path, one source or a list of either."""
+    if value is None:
+        return None
     items = value if isinstance(value, list) else [value]
     return [{"path": item} if isinstance(item, str) else item for item in items]
 
 
 Component = Annotated[dict[str, Any], BeforeValidator(_component)]
 """`{name: ..., <settings>}`; the settings are checked against the named file's `Config`."""
+
+
+SHORTHAND = {
+    "method": "name",
+    "train.optimizer": "name",
+    "transforms.*": "name",
+    "data.train": "[]",
+    "data.train.*": "path",
+    "data.validation": "[]",
+    "data.validation.*": "path",
+}
+"""Where text stands for a section (the key it is the value of) or for a list of one (`[]`); for overrides."""
 
 
 class ModelSection(StrictModel):
@@ -43,9 +58,15 @@ class ModelSection(StrictModel):
     @model_validator(mode="after")
     def _one_start(self) -> ModelSection:
         if (self.path is None) == (self.preset is None):
-            raise ValueError("give exactly one of model.path and model.preset")
+            raise ConfigError(
+                "give exactly one of model.path and model.preset",
+                fix="a folder to go on training, a preset to start from random weights; model.path=null removes one",
+            )
         if self.path is not None and self.config:
-            raise ValueError("model.config changes a preset; a model folder (model.path) has its shape already")
+            raise ConfigError(
+                "model.config changes a preset, but a model folder (model.path) has its shape already",
+                fix="delete model.config, or start from model.preset",
+            )
         return self
 
 
@@ -111,7 +132,7 @@ class TrainSection(StrictModel):
     """Share of the run in which `wsd` decays."""
     min_lr_ratio: float = Field(0.1, ge=0, le=1)
     """Final learning rate divided by the peak."""
-    optimizer: Component = Field(default_factory=lambda: {"name": "adamw"})
+    optimizer: Component = Field(default_factory=lambda: {"name": DEFAULT_OPTIMIZER})
     """`adamw`, or `{name: adamw, weight_decay: 0.1, ...}`."""
     clip: float | None = Field(1.0, gt=0)
     """Largest norm of the whole gradient; null for no clipping."""
@@ -150,7 +171,10 @@ class TrainSection(StrictModel):
     def _one_length(self) -> TrainSection:
         given = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of train.steps, train.epochs and train.tokens, not {given or 'none'}")
+            raise ConfigError(
+                f"give exactly one of train.steps, train.epochs and train.tokens, not {' and '.join(given) or 'none'}",
+                fix="keep the one that says how long the run is; train.steps=null removes one",
+            )
         return self
 
 
@@ -168,6 +192,10 @@ class EngineSection(StrictModel):
 class Recipe(StrictModel):
     """A whole training run."""
 
+    schema_version: int = Field(SCHEMA_VERSION, ge=1)
+    """Version of the shape of this file; older files are brought up to date when read."""
+    trivium_version: str | None = None
+    """Version of Trivium that resolved this file; written into a run's config.yaml, no effect."""
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Name of the run; its folder is `<runs>/<name>`."""
     runs: str = "runs"
