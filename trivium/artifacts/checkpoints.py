@@ -1,0 +1,141 @@
+"""The checkpoints of a run: saved all or nothing, verified before they are trusted, never fewer than two left.
+
+    checkpoints/step-00000200/     an artifact of kind "checkpoint"
+    checkpoints/damaged-step-...   set aside, for a look by a person
+    latest                         the name of the newest complete checkpoint
+
+One process per run uses the store (in a distributed run: rank 0).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trivium.artifacts import faults
+from trivium.artifacts.manifest import MANIFEST, read_manifest, verify
+from trivium.artifacts.record import Parent
+from trivium.artifacts.temporary import flush, remove_leftovers
+from trivium.artifacts.writer import explained, remove_artifact, require_space, write_artifact, write_file
+from trivium.errors import ArtifactDamaged, ArtifactError
+
+_NAME = re.compile(r"^step-(\d{8,})$")
+_ROOM = 1.05  # of the size of the last checkpoint; they hardly grow
+
+
+class CheckpointStore:
+    """The folder `checkpoints` and the file `latest` of a run folder; keeps the `keep` newest that verify (>= 2)."""
+
+    def __init__(self, run_dir: Path, keep: int = 2) -> None:
+        """Nothing is read or written before the first call of a method."""
+        if keep < 2:
+            raise ArtifactError("at least two checkpoints must be kept", where="keep", value=keep, fix="use 2 or more")
+        self.folder = Path(run_dir) / "checkpoints"
+        self.keep = keep
+        self.messages: list[str] = []
+        """What a person should know: checkpoints set aside, and why."""
+        self._latest_file = Path(run_dir) / "latest"
+
+    def save(
+        self,
+        step: int,
+        fill: Callable[[Path], None],
+        *,
+        parents: Sequence[Parent] = (),
+        config: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> Path:
+        """Write the checkpoint of `step`: `fill` gets a folder to write into. Then `latest` moves, then old ones go.
+
+        Raises DiskFull, before writing where that can be foreseen; the checkpoints that exist stay as they are, so a
+        caller may go on training and try again later.
+        """
+        path = self.path(step)
+        steps = self.steps()
+        if steps:
+            require_space(self.folder, int(read_manifest(self.path(steps[-1])).size * _ROOM), purpose="a checkpoint")
+        with write_artifact(
+            path, kind="checkpoint", parents=parents, config=config, seed=seed, replace=True
+        ) as temporary:
+            fill(temporary)
+        write_file(self._latest_file, f"{path.name}\n")
+        self.prune()
+        return path
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint that verifies, None without one. Damaged newer ones are set aside with a message."""
+        if self.folder.is_dir():
+            remove_leftovers(self.folder)
+        verified = self._verified(1)
+        return verified[0] if verified else None
+
+    def prune(self) -> None:
+        """Remove checkpoints older than the `keep` newest that verify, after verifying those."""
+        verified = self._verified(self.keep)
+        if len(verified) == self.keep:
+            for step in self.steps():
+                if step < self._step(verified[-1]):
+                    remove_artifact(self.path(step))
+
+    def steps(self) -> list[int]:
+        """The steps of all complete checkpoints, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        names = [entry.name for entry in faults.listdir(self.folder) if (Path(entry.path) / MANIFEST).is_file()]
+        return sorted(int(match[1]) for match in map(_NAME.match, names) if match)
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of `step` lies, or will lie."""
+        return self.folder / f"step-{step:08d}"
+
+    def require_space(self, checkpoint_bytes: int) -> None:
+        """Raise DiskFull unless the checkpoints of a whole run fit, given the size of one (before the run starts)."""
+        have = len(self.steps())
+        require_space(self.folder, (self.keep + 1 - have) * checkpoint_bytes, purpose="keeping the checkpoints")
+
+    def _verified(self, count: int) -> list[Path]:
+        """The `count` newest that verify. `latest` is set before the damaged ones on the way are set aside."""
+        verified: list[Path] = []
+        damaged: list[tuple[Path, str]] = []
+        for step in reversed(self.steps()):
+            path = self.path(step)
+            try:
+                verify(path)
+            except ArtifactDamaged as error:
+                damaged.append((path, str(error)))
+            except ArtifactError as error:
+                self.messages.append(f"{path.name} is skipped: {error}")
+            else:
+                verified.append(path)
+            if len(verified) == count:
+                break
+        if damaged:
+            self._point_to(verified[0] if verified else None)
+        for path, reason in damaged:
+            self._set_aside(path, reason)
+        return verified
+
+    def _point_to(self, newest: Path | None) -> None:
+        if newest is not None:
+            write_file(self._latest_file, f"{newest.name}\n")
+        elif self._latest_file.exists():
+            with explained(self._latest_file):
+                faults.unlink(self._latest_file)
+                flush(self._latest_file.parent)
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        aside = path.with_name(f"damaged-{path.name}")
+        number = 2
+        while aside.exists():
+            aside = path.with_name(f"damaged-{path.name}-{number}")
+            number += 1
+        with explained(path):
+            faults.rename(path, aside)
+            flush(path.parent)
+        self.messages.append(f"{path.name} is damaged and was set aside as {aside.name}: {reason}")
+
+    @staticmethod
+    def _step(path: Path) -> int:
+        return int(path.name.removeprefix("step-"))
