@@ -1,0 +1,29 @@
+"""What all tests share: one thread for each process, no network, and a browser where there is one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+# Before anything imports torch or transformers. One thread keeps two test processes off each other's core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+# Messages are compared as text: no colours, and a width that does not depend on the terminal.
+os.environ["NO_COLOR"] = "1"
+os.environ["COLUMNS"] = "120"
+os.environ.pop("FORCE_COLOR", None)
+
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a headless browser; the test is skipped where there is none."""
+    for name in BROWSERS:
+        if found := shutil.which(name):
+            return found
+    pytest.skip(f"no browser on this machine (looked for {', '.join(BROWSERS)})")
