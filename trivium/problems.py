@@ -84,7 +84,7 @@ class ConfigProblems(ConfigError):
         self.problems = tuple(problems)
         keys = ", ".join(problem.key for problem in others)
         self.more = f"{len(others)} more problem{'s' * (len(others) > 1)}: {keys}" if others else None
-        shown: dict[str, Any] = {} if first.value is _NO_VALUE else {"value": _shown(first.value)}
+        shown: dict[str, Any] = {} if first.value is NO_VALUE else {"value": _shown(first.value)}
         super().__init__(first.text, where=first.where, fix=first.fix, **shown)
 
     def render(self) -> str:
@@ -93,7 +93,7 @@ class ConfigProblems(ConfigError):
         return lines if self.more is None else f"{lines}\n  also:  {self.more[:300]}"
 
 
-_NO_VALUE = object()
+NO_VALUE = object()
 
 
 def _shown(value: object) -> str:
@@ -117,7 +117,7 @@ def raise_first(problems: Iterable[Problem]) -> None:
 
 def from_error(error: TriviumError, *, key: str, where: str) -> Problem:
     """A problem out of an error that was raised with its own words."""
-    value = error.value if "\n  value: " in error.render() else _NO_VALUE
+    value = error.value if "\n  value: " in error.render() else NO_VALUE
     return Problem(key, error.problem, error.where or where, value, error.fix or "")
 
 
@@ -143,16 +143,16 @@ def _problem(item: Any, model: type[StrictModel], tree: Node, prefix: Keys, know
     if isinstance(raised, ConfigError):
         return from_error(raised, key=key, where=where)
     if isinstance(raised, ValueError):
-        return Problem(key, f"{key}: {raised}", where, _NO_VALUE, "correct the values of this section")
+        return Problem(key, f"{key}: {raised}", where, NO_VALUE, "correct the values of this section")
     field = field_at(model, item["loc"])
     if kind == "missing":
-        return Problem(key, f"{key} is missing", where, _NO_VALUE, f"add it: {_help(field)}")
+        return Problem(key, f"{key} is missing", where, NO_VALUE, f"add it: {_help(field)}")
     value = item["input"]
     if kind == "union_tag_invalid":
         tag, tags = item["ctx"]["tag"], item["ctx"]["expected_tags"]
         return Problem(key, f"{key} has an unknown {item['ctx']['discriminator']}", where, tag, f"one of {tags}")
     if value is None:
-        return Problem(key, f"{key} has no value", where, _NO_VALUE, f"give {_allowed(field)}, or delete the line")
+        return Problem(key, f"{key} has no value", where, NO_VALUE, f"give {_allowed(field)}, or delete the line")
     words = _WORDS.get(kind)
     bounds = {name: f"{bound:g}" for name, bound in item.get("ctx", {}).items() if isinstance(bound, int | float)}
     text = words.format(**bounds) if words else f"cannot be used: {item['msg']}"

@@ -1,0 +1,208 @@
+"""Settings that are right one by one but not together, or not on this machine: refused before any work starts.
+
+Everything here is decided without torch, so a wrong recipe is refused in a fraction of a second. What only the
+hardware can tell (is there a GPU, does it have bfloat16) the engine refuses later.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trivium.core.method import Method
+from trivium.nearest import nearest
+from trivium.problems import NO_VALUE, Keys, Problem, dotted, raise_first
+
+if TYPE_CHECKING:
+    from trivium.config import ResolvedRecipe
+    from trivium.recipe import Source
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+_PACKAGES = {".parquet": ("pyarrow", "data"), ".zst": ("zstandard", "data")}
+"""Ending of a data file -> the package that reads it and the extra that installs it."""
+
+
+def refuse_wrong_combinations(resolved: ResolvedRecipe, environment: Mapping[str, str] = os.environ) -> None:
+    """Raises ConfigError if this recipe cannot run here; imports no torch."""
+    found = [
+        *_paths(resolved),
+        *_packages(resolved),
+        *_pipeline(resolved),
+        *_processes(resolved, environment),
+        *_numbers(resolved),
+        *_without_effect(resolved),
+    ]
+    raise_first(found)
+
+
+def _problem(resolved: ResolvedRecipe, keys: Keys, text: str, fix: str, value: object = NO_VALUE) -> Problem:
+    return Problem(dotted(keys), text, resolved.where(*keys), value, fix)
+
+
+def _paths(resolved: ResolvedRecipe) -> Iterator[Problem]:
+    """Data, model and tokenizer must exist."""
+    recipe = resolved.recipe
+    sources: dict[str, list[Source]] = {"train": recipe.data.train, "validation": recipe.data.validation}
+    for split, entries in sources.items():
+        if split == "train" and not entries:
+            yield _problem(resolved, ("data", "train"), "data.train is empty", "give a path or a list of paths")
+        for number, source in enumerate(entries):
+            if not Path(source.path).exists() and source.path not in builtin_sources():
+                keys: Keys = ("data", split, number, "path")
+                yield _missing(resolved, keys, source.path, "data", builtin_sources())
+    if recipe.model.path is not None:
+        yield from _folder(resolved, ("model", "path"), recipe.model.path, "config.json")
+    method = resolved.method
+    roles = method.cls(method.config).roles() if issubclass(method.cls, Method) else {}
+    for role in roles.values():
+        if role.path is not None:
+            keys = ("method", *(key for key, value in method.config if value == role.path))
+            yield from _folder(resolved, keys, role.path, "config.json")
+    if recipe.tokenizer is not None:
+        yield from _folder(resolved, ("tokenizer",), recipe.tokenizer, "tokenizer.json")
+    elif recipe.model.path is None:
+        fix = "train one ('trivium tokenizer train'), or name the folder of any model that has one"
+        yield _problem(resolved, ("tokenizer",), "a model from a preset needs tokenizer: FOLDER", fix)
+    if Path(recipe.runs).is_file():
+        yield _problem(resolved, ("runs",), "runs must be a folder, this is a file", "name another one", recipe.runs)
+
+
+def builtin_sources() -> tuple[str, ...]:
+    """Names of the readers in `data/sources`; some of them (`pydocs`) need no path."""
+    folder = Path(__file__).parent / "data" / "sources"
+    return tuple(sorted(file.stem for file in folder.glob("[!_]*.py")))
+
+
+def _folder(resolved: ResolvedRecipe, keys: Keys, path: str, marker: str) -> Iterator[Problem]:
+    if not Path(path).exists():
+        yield _missing(resolved, keys, path, "folder")
+    elif not (Path(path) / marker).is_file():
+        inside = sorted(found.parent for found in Path(path).glob(f"*/{marker}")) if Path(path).is_dir() else []
+        fix = f"did you mean {inside[-1]}?" if inside else f"name a folder that holds {marker}"
+        yield _problem(resolved, keys, f"{dotted(keys)} holds no {marker}", fix, path)
+
+
+def _missing(resolved: ResolvedRecipe, keys: Keys, path: str, what: str, names: tuple[str, ...] = ()) -> Problem:
+    parent = Path(path).parent
+    siblings = [str(parent / entry.name) for entry in parent.iterdir()] if parent.is_dir() else []
+    near = nearest(path, [*siblings, *names])
+    if near:
+        fix = f"did you mean {near}?"
+    elif what == "folder" and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not parent.exists():
+        fix = f"if this is a Hugging Face name, download it first: hf download {path} --local-dir {Path(path).name}"
+    else:
+        fix = f"check the path; it is relative to the current folder, {Path.cwd()}"
+    return _problem(resolved, keys, f"there is no such {what}", fix, path)
+
+
+def _packages(resolved: ResolvedRecipe) -> Iterator[Problem]:
+    """Optional packages that this recipe cannot do without."""
+    recipe = resolved.recipe
+    if recipe.train.tensorboard and not _installed("tensorboard"):
+        fix = "pip install 'trivium[tensorboard]'"
+        yield _problem(resolved, ("train", "tensorboard"), "train.tensorboard needs the package tensorboard", fix)
+    for split, entries in (("train", recipe.data.train), ("validation", recipe.data.validation)):
+        for number, source in enumerate(entries):
+            package, extra = _PACKAGES.get(Path(source.path).suffix, ("", ""))
+            if package and not _installed(package):
+                keys: Keys = ("data", split, number, "path")
+                text = f"reading this file needs the package {package}"
+                yield _problem(resolved, keys, text, f"pip install 'trivium[{extra}]'", source.path)
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _processes(resolved: ResolvedRecipe, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Distributed engines live inside torchrun, the single one outside."""
+    engine, recipe = resolved.recipe.engine.name, resolved.source or "RECIPE"
+    inside = "RANK" in environment and "WORLD_SIZE" in environment
+    world = environment.get("WORLD_SIZE", "1")
+    if engine != "single" and not inside:
+        fix = f"torchrun --nproc-per-node 2 -m trivium train {recipe}; or engine.name=single"
+        text = f"the engine {engine} needs the processes that torchrun starts"
+        yield _problem(resolved, ("engine", "name"), text, fix)
+    if engine == "single" and inside and world != "1":
+        text = f"torchrun started {world} processes, but the engine 'single' uses one"
+        yield _problem(resolved, ("engine", "name"), text, "set engine.name=ddp or engine.name=fsdp2")
+    if not _DEVICE.fullmatch(resolved.recipe.engine.device):
+        fix = "one of auto, cpu, mps, cuda, cuda:0, cuda:1, ..."
+        yield _problem(resolved, ("engine", "device"), "an unknown device", fix, resolved.recipe.engine.device)
+
+
+def _pipeline(resolved: ResolvedRecipe) -> Iterator[Problem]:
+    """A pipeline needs methods whose micro-batches each make one forward and one backward pass."""
+    cls, name = resolved.method.cls, resolved.method.name
+    if resolved.recipe.engine.name != "pipeline" or not issubclass(cls, Method):
+        return
+    reason = None
+    if cls.backward is not None:
+        reason = "makes several backward passes for each micro-batch"
+    elif cls.updates is not Method.updates:
+        reason = "makes its own updates from rollouts"
+    if reason:
+        fix = "set engine.name=fsdp2 (or ddp, or single)"
+        yield _problem(resolved, ("engine", "name"), f"the method {name} {reason}: no pipeline can run it", fix)
+
+
+def _numbers(resolved: ResolvedRecipe) -> Iterator[Problem]:
+    """Numbers that contradict each other."""
+    train, data, model = resolved.recipe.train, resolved.recipe.data, resolved.recipe.model
+    if train.micro_batch_size is not None and train.micro_batch_size > train.batch_size:
+        text = f"train.micro_batch_size is larger than train.batch_size ({train.batch_size})"
+        keys: Keys = ("train", "micro_batch_size")
+        yield _problem(
+            resolved, keys, text, "a micro-batch is a part of the batch: make it smaller", train.micro_batch_size
+        )
+    if train.steps is not None and train.warmup_steps is not None and train.warmup_steps > train.steps:
+        text = f"train.warmup_steps is larger than the run of {train.steps} steps"
+        yield _problem(
+            resolved, ("train", "warmup_steps"), text, "make it smaller, 2 % of the run is usual", train.warmup_steps
+        )
+    if model.preset is not None:
+        from trivium.models.build import preset
+
+        shape = preset(model.preset, model.config)
+        if shape.positions == "learned" and data.sequence_length > shape.max_positions:
+            text = f"rows are longer than the {shape.max_positions} learned positions of {model.preset}"
+            fix = f"set data.sequence_length={shape.max_positions}, or model.config.max_positions"
+            yield _problem(resolved, ("data", "sequence_length"), text, fix, data.sequence_length)
+
+
+def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
+    """A setting that was changed but cannot do anything is refused, never ignored."""
+    recipe = resolved.recipe
+    train, changed = recipe.train, resolved.differences_from_defaults()
+    no_validation = (not recipe.data.validation, "there is no data.validation", "give data.validation")
+    no_samples = (not train.sample_prompts, "there are no train.sample_prompts", "give train.sample_prompts")
+    rules: dict[Keys, tuple[bool, str, str]] = {
+        ("train", "validate_every"): no_validation,
+        ("train", "validation_batches"): no_validation,
+        ("train", "sample_every"): no_samples,
+        ("train", "sample_tokens"): no_samples,
+        ("train", "decay_fraction"): (
+            train.schedule != "wsd",
+            f"the schedule is {train.schedule}",
+            "set train.schedule=wsd",
+        ),
+        ("train", "min_lr_ratio"): (
+            train.schedule == "constant",
+            "the schedule is constant",
+            "choose another schedule",
+        ),
+        ("engine", "pipeline_schedule"): (
+            recipe.engine.name != "pipeline",
+            f"the engine is {recipe.engine.name}",
+            "set engine.name=pipeline",
+        ),
+    }
+    for keys, (useless, reason, fix) in rules.items():
+        if useless and dotted(keys) in changed:
+            text = f"{dotted(keys)} has no effect: {reason}"
+            yield _problem(resolved, keys, text, f"{fix}, or delete this line", changed[dotted(keys)][0])
