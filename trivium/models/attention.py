@@ -99,12 +99,12 @@ class RaggedAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """See `Attend`."""
-        parts = [x.split(self.lengths) for x in (query, key, value)]
+        parts = [torch.split(x, self.lengths) for x in (query, key, value)]
         results: list[Tensor] = [query[:0]] * len(self.lengths)
         for members, attend in self.groups:
             q, k, v = (torch.cat([part[i] for i in members]) for part in parts)
             out = attend(q, k, v, layer=layer, dropout=dropout)
-            for sequence, piece in zip(members, out.split(attend.length), strict=True):
+            for sequence, piece in zip(members, torch.split(out, attend.length), strict=True):
                 results[sequence] = piece
         return torch.cat(results)
 
@@ -157,7 +157,7 @@ class CachedAttention:
     def _continue(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Any number of new tokens after any number of old ones: one call for each row."""
         results = []
-        for row, part in enumerate(query.split(self.new)):
+        for row, part in enumerate(torch.split(query, self.new)):
             if not self.new[row]:
                 continue
             total = self.past[row] + self.new[row]
@@ -172,9 +172,7 @@ class CachedAttention:
         return torch.cat(results) if results else query
 
 
-def plan_attention(
-    layout: Layout, *, window: int | None, device: torch.device, cache: KVCache | None = None
-) -> Attend:
+def plan_attention(layout: Layout, *, window: int | None, device: torch.device, cache: KVCache | None = None) -> Attend:
     """The cheapest attention that is right for `layout`."""
     if cache is not None:
         return CachedAttention(cache, layout, window=window, device=device)

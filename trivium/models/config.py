@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from trivium.config import StrictModel
 
@@ -83,7 +83,7 @@ Scaling = Annotated[
 class Rope(StrictModel):
     """Rotary positions (Su et al. 2021, arXiv:2104.09864)."""
 
-    theta: float = Field(10000.0, gt=1)
+    theta: float = Field(default=10000.0, gt=1)
     """Base of the geometric series of wavelengths."""
     scaling: Scaling | None = None
     """How the angles change for contexts longer than the original one."""
@@ -94,21 +94,21 @@ class ModelConfig(StrictModel):
 
     family: str
     """A file of `trivium/models/families`; decides the names in Hugging Face folders."""
-    vocab_size: int = Field(ge=1)
+    vocab_size: int = Field(ge=1, le=1 << 24)
     """Rows of the embedding, V."""
-    hidden_size: int = Field(ge=1)
+    hidden_size: int = Field(ge=1, le=1 << 24)
     """Width of the residual stream, D."""
-    num_layers: int = Field(ge=1)
+    num_layers: int = Field(ge=1, le=1 << 10)
     """Blocks."""
-    num_heads: int = Field(ge=1)
+    num_heads: int = Field(ge=1, le=1 << 16)
     """Query heads, H."""
-    num_kv_heads: int = Field(ge=1)
+    num_kv_heads: int = Field(ge=1, le=1 << 16)
     """Key/value heads, K; default: num_heads. Fewer is grouped-query attention."""
-    head_dim: int = Field(ge=1)
+    head_dim: int = Field(ge=1, le=1 << 16)
     """Width of one head, C; default: hidden_size / num_heads."""
-    intermediate_size: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1, le=1 << 24)
     """Width inside the MLP."""
-    max_positions: int = Field(ge=1)
+    max_positions: int = Field(ge=1, le=1 << 30)
     """Longest sequence: a hard limit with learned positions, the trained length with rotary ones."""
     positions: Literal["rotary", "learned"] = "rotary"
     """How a token knows its place."""
@@ -156,6 +156,9 @@ class ModelConfig(StrictModel):
             if width % heads:
                 raise ValueError(f"hidden_size {width} is not divisible by num_heads {heads}")
             filled["head_dim"] = width // heads
+        ends = filled.get("eos_id")
+        if isinstance(ends, list | tuple) and len(ends) == 1:
+            filled["eos_id"] = ends[0]
         return filled
 
     @model_validator(mode="after")
@@ -172,6 +175,23 @@ class ModelConfig(StrictModel):
         for name, ids in (("bos_id", (self.bos_id,)), ("eos_id", self.eos_ids), ("pad_id", (self.pad_id,))):
             if any(token is not None and not 0 <= token < self.vocab_size for token in ids):
                 raise ValueError(f"{name} {getattr(self, name)} is outside of the vocabulary of {self.vocab_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _family_can_hold_it(self, info: ValidationInfo) -> ModelConfig:
+        """Refuse now what could not be saved later: the family's config.json must give back the same shape."""
+        if info.context == "read back":
+            return self
+        from trivium.models.build import family, family_names
+
+        if self.family not in family_names():
+            raise ValueError(f"unknown family {self.family!r}, known are {', '.join(family_names())}")
+        file = family(self.family)
+        read = ModelConfig.model_validate(file.from_hf(file.to_hf(self)), context="read back")
+        for name in ModelConfig.model_fields:
+            mine, theirs = getattr(self, name), getattr(read, name)
+            if mine != theirs:
+                raise ValueError(f"{name} must be {theirs!r} in the family {self.family}, not {mine!r}")
         return self
 
     @property

@@ -82,9 +82,7 @@ def _longrope_attention(scaling: LongRopeScaling, max_positions: int) -> float:
     return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
 
 
-def cos_sin(
-    config: ModelConfig, layout: Layout, positions: Tensor, *, totals: Sequence[int], dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def cos_sin(config: ModelConfig, layout: Layout, positions: Tensor, *, totals: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Cosine and sine, each [T, 1, C/2], of tokens at `positions` [T] in sequences of `totals` tokens in the end."""
     if not totals or not depends_on_length(config):
         angles, factor = frequencies(config, length=0)
@@ -95,10 +93,11 @@ def cos_sin(
         rows = torch.stack([per_length[length][0] for length in totals]).to(positions.device)
         angles = rows[layout.sequence_ids(positions.device)]
     turned = (positions.unsqueeze(1).to(torch.float32) * angles).unsqueeze(1)
-    return (turned.cos() * factor).to(dtype), (turned.sin() * factor).to(dtype)
+    return turned.cos() * factor, turned.sin() * factor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """[T, heads, C] turned by the angles of its positions."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

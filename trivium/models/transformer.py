@@ -61,7 +61,8 @@ class Attention(nn.Module):
             query, key = rotary.rotate(query, *plan.rotary), rotary.rotate(key, *plan.rotary)
         dropout = self.dropout if self.training else 0.0
         mixed = plan.attend(query, key, value, layer=self.layer, dropout=dropout)
-        return self.output(mixed.flatten(1))
+        result: Tensor = self.output(mixed.flatten(1))
+        return result
 
 
 class GatedMLP(nn.Module):
@@ -77,7 +78,8 @@ class GatedMLP(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[T, D] -> [T, D]."""
-        return self.down(self.activation(self.gate(hidden)) * self.up(hidden))
+        result: Tensor = self.down(self.activation(self.gate(hidden)) * self.up(hidden))
+        return result
 
 
 class PlainMLP(nn.Module):
@@ -92,7 +94,8 @@ class PlainMLP(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[T, D] -> [T, D]."""
-        return self.down(self.activation(self.up(hidden)))
+        result: Tensor = self.down(self.activation(self.up(hidden)))
+        return result
 
 
 class Block(nn.Module):
@@ -108,8 +111,10 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor, plan: Plan) -> Tensor:
         """[T, D] -> [T, D]."""
-        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), plan))
-        return hidden + self.dropout(self.mlp(self.mlp_norm(hidden)))
+        mixed: Tensor = self.attention(self.attention_norm(hidden), plan)
+        hidden = hidden + self.dropout(mixed)
+        made: Tensor = self.mlp(self.mlp_norm(hidden))
+        return hidden + self.dropout(made)
 
 
 class Transformer(nn.Module):
@@ -168,9 +173,8 @@ class Transformer(nn.Module):
             return then(hidden, self.head)
         return self.head(hidden).view(*shape, -1)
 
-    def plan(self, layout: Layout, *, cache: KVCache | None = None, device: torch.device | None = None) -> Plan:
+    def plan(self, layout: Layout, *, device: torch.device, cache: KVCache | None = None) -> Plan:
         """Everything the blocks share for tokens that lie as `layout` says: positions, angles, attention calls."""
-        device = self.embed.weight.device if device is None else device
         totals = list(layout.lengths)
         positions = layout.positions(device)
         if cache is not None:
@@ -180,9 +184,8 @@ class Transformer(nn.Module):
                 torch.tensor(layout.lengths, device=device), output_size=layout.tokens
             )
         angles = None
-        if self.position_embed is None:
-            dtype = self.embed.weight.dtype
-            angles = rotary.cos_sin(self.config, layout, positions, totals=totals, dtype=dtype)
+        if self.config.positions == "rotary":
+            angles = rotary.cos_sin(self.config, layout, positions, totals=totals)
         elif max(totals, default=0) > self.config.max_positions:
             raise ModelError(
                 "a sequence is longer than the model has positions",
@@ -203,12 +206,13 @@ class Transformer(nn.Module):
 
     def embed_inputs(self, input_ids: Tensor, positions: Tensor, offset: Tensor | None = None) -> Tensor:
         """[T] token ids at `positions` [T] -> [T, D]."""
-        hidden = self.embed(input_ids)
+        hidden: Tensor = self.embed(input_ids)
         if self.position_embed is not None:
             hidden = hidden + self.position_embed(positions)
         if offset is not None:
             hidden = hidden + offset
-        return self.embed_dropout(hidden)
+        dropped: Tensor = self.embed_dropout(hidden)
+        return dropped
 
     def run_blocks(self, hidden: Tensor, plan: Plan, blocks: Iterable[nn.Module] | None = None) -> Tensor:
         """[T, D] -> [T, D] through `blocks` (default: all)."""

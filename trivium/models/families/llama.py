@@ -5,7 +5,19 @@ Pre-norm decoder with RMSNorm, rotary positions, gated SiLU MLP and grouped-quer
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from trivium.models.config import ModelConfig
+from trivium.models.huggingface import (
+    keys,
+    read_activation,
+    read_fields,
+    read_rope,
+    write_activation,
+    write_fields,
+    write_rope,
+)
 
 
 def _shape(width: int, layers: int, heads: int, inner: int, vocab: int, positions: int, **more: Any) -> dict[str, Any]:
@@ -38,3 +50,77 @@ PRESETS: dict[str, dict[str, Any]] = {
     "llama-7b": _shape(4096, 32, 32, 11008, 32000, 4096, bos_id=1, eos_id=2),
     "llama-8b": _shape(4096, 32, 32, 14336, 128256, 131072, num_kv_heads=8, **_llama3(8.0)),
 }
+
+ARCHITECTURE = "LlamaForCausalLM"
+PREFIX = "model."
+IGNORED = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
+"""Tensors of old files that hold no parameters."""
+
+KEYS = [
+    *keys("model.embed_tokens", "embed"),
+    *keys("model.layers.{}.input_layernorm", "blocks.{}.attention_norm"),
+    *keys("model.layers.{}.self_attn.q_proj", "blocks.{}.attention.query"),
+    *keys("model.layers.{}.self_attn.k_proj", "blocks.{}.attention.key"),
+    *keys("model.layers.{}.self_attn.v_proj", "blocks.{}.attention.value"),
+    *keys("model.layers.{}.self_attn.o_proj", "blocks.{}.attention.output"),
+    *keys("model.layers.{}.post_attention_layernorm", "blocks.{}.mlp_norm"),
+    *keys("model.layers.{}.mlp.gate_proj", "blocks.{}.mlp.gate"),
+    *keys("model.layers.{}.mlp.up_proj", "blocks.{}.mlp.up"),
+    *keys("model.layers.{}.mlp.down_proj", "blocks.{}.mlp.down"),
+    *keys("model.norm", "final_norm"),
+    *keys("lm_head", "head"),
+]
+
+FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "intermediate_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "tie_embeddings": "tie_word_embeddings",
+    "attention_dropout": "attention_dropout",
+    "init_std": "initializer_range",
+}
+
+HF_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "attention_dropout": 0.0,
+    "initializer_range": 0.02,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def from_hf(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `ModelConfig` from a config.json."""
+    fields = read_fields(raw, FIELDS, HF_DEFAULTS)
+    biases = [name for name in ("attention", "mlp") if raw.get(f"{name}_bias")]
+    return {
+        **fields,
+        "family": "llama",
+        "activation": read_activation(raw, "hidden_act", "silu"),
+        "biases": tuple(biases),
+        "rope": read_rope(raw, fields["max_positions"]),
+    }
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """A config.json from `ModelConfig`."""
+    return {
+        **write_fields(config, FIELDS),
+        **write_rope(config.rope),
+        "hidden_act": write_activation(config),
+        "attention_bias": "attention" in config.biases,
+        "mlp_bias": "mlp" in config.biases,
+    }

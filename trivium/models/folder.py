@@ -1,0 +1,343 @@
+"""Model folders in the Hugging Face layout: config.json, generation_config.json and safetensors, read and written.
+
+Weights are mapped from the file and become the parameters without a copy where type and alignment allow. Nothing in
+a folder is ever executed: no pickle, no code files, only JSON and safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pydantic import ValidationError
+
+from trivium.artifacts.paths import inside
+from trivium.errors import ModelError
+from trivium.lazy import torch
+from trivium.models.build import empty_model, family, family_names, first_problem
+from trivium.models.config import ModelConfig
+from trivium.models.huggingface import Key, expand
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trivium.models.transformer import Transformer
+
+CONFIG, GENERATION, SINGLE, INDEX = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+)
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+TRANSFORMERS = "5.0.0"
+"""Version of transformers whose format is written."""
+
+Source = Callable[[], "Tensor"]
+_ALIGNMENT = 64
+
+
+def read_config(folder: Path | str) -> ModelConfig:
+    """The shape of the model in `folder`. ModelError if it is not one that this package has."""
+    return _config_of(Path(folder), _read_json(Path(folder) / CONFIG))
+
+
+def load_model(
+    folder: Path | str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> Transformer:
+    """The model in `folder`; parameters have `dtype` (default: the one config.json names, else the file's).
+
+    Raises ModelError naming what is missing, unknown, malformed or of another shape.
+    """
+    path = Path(folder)
+    raw = _read_json(path / CONFIG)
+    config = _config_of(path, raw)
+    dtype = _stored_dtype(raw) if dtype is None else dtype
+    model = empty_model(config)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    with ExitStack() as files:
+        found = _tensor_sources(path, files)
+        weights = _own_weights(path, config, shapes, found)
+    prepared = {name: _prepared(tensor, dtype, device) for name, tensor in weights.items()}
+    if config.tie_embeddings:
+        prepared["head.weight"] = prepared["embed.weight"]
+    model.load_state_dict(prepared, assign=True)
+    model.tie()
+    return model
+
+
+def save_model(
+    folder: Path | str,
+    config: ModelConfig,
+    state_dict: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = 5 << 30,
+) -> None:
+    """Write the model into `folder`, an existing folder that `write_artifact` yielded.
+
+    state_dict: every parameter by this package's names (a tied head may be left out). dtype: stored type, default
+    that of each tensor. Files hold at most `max_shard_bytes` each, unless one tensor is larger.
+    """
+    from trivium.artifacts.tensors import write_tensors
+    from trivium.artifacts.writer import write_plain
+
+    path, file = Path(folder), family(config.family)
+    expected = [name for name, _ in empty_model(config).named_parameters()]
+    _same_names(path, expected, set(state_dict) - {"head.weight"} if config.tie_embeddings else set(state_dict))
+    kind = _dtype_name(dtype or state_dict[expected[0]].dtype)
+
+    def write_json(name: str, content: Mapping[str, Any]) -> None:
+        write_plain(path / name, iter([(json.dumps(content, indent=2) + "\n").encode()]))
+
+    table = expand(file.KEYS, config, expected)
+    shards = _shards(table, state_dict, dtype, max_shard_bytes)
+    names = (
+        [SINGLE]
+        if len(shards) == 1
+        else [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    )
+    total = 0
+    for name, keys in zip(names, shards, strict=True):
+        tensors = {key.file: _file_tensor(key, state_dict, dtype) for key in keys}
+        write_tensors(path / name, tensors, metadata={"format": "pt"})
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    if len(shards) > 1:
+        where = {key.file: name for name, keys in zip(names, shards, strict=True) for key in keys}
+        write_json(INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))})
+    tokens = {f"{name}_token_id": getattr(config, f"{name}_id") for name in ("bos", "eos", "pad")}
+    known = {name: token for name, token in tokens.items() if token is not None}
+    write_json(GENERATION, {"_from_model_config": True, **known, "transformers_version": TRANSFORMERS})
+    header = {"architectures": [file.ARCHITECTURE], "model_type": config.family}
+    types = {"dtype": kind, "torch_dtype": kind, "transformers_version": TRANSFORMERS, "use_cache": True}
+    write_json(CONFIG, {**header, **file.to_hf(config), **types})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.parent.is_dir():
+        raise ModelError("there is no such model folder", where=path.parent, fix="give the path of a folder")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        listed = ", ".join(sorted(entry.name for entry in path.parent.iterdir())[:8]) or "nothing"
+        raise ModelError(
+            f"the model folder has no {path.name}",
+            where=path.parent,
+            value=f"it holds: {listed}",
+            fix="give the folder that holds config.json and model.safetensors",
+        ) from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise ModelError("the file is not readable JSON", where=path, value=str(error)) from None
+    if not isinstance(content, dict):
+        raise ModelError("the file must hold one JSON object", where=path, value=content)
+    return content
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _config_of(folder: Path, raw: dict[str, Any]) -> ModelConfig:
+    where = folder / CONFIG
+    kind = raw.get("model_type")
+    if kind not in family_names():
+        raise ModelError(
+            "the folder holds a kind of model that is not supported",
+            where=f"{where}: model_type",
+            value=kind,
+            fix=f"supported are {', '.join(family_names())}",
+        )
+    if raw.get("quantization_config"):
+        raise ModelError(
+            "the weights are quantised",
+            where=f"{where}: quantization_config",
+            value=raw["quantization_config"],
+            fix="use the folder of the unquantised model",
+        )
+    if (folder / GENERATION).is_file():
+        # Instruction-tuned folders often name their end-of-turn tokens only here, and transformers generates by it.
+        ends = _read_json(folder / GENERATION).get("eos_token_id")
+        raw = raw if ends is None else {**raw, "eos_token_id": ends}
+    file = family(kind)
+    try:
+        return ModelConfig.model_validate(file.from_hf(raw))
+    except ModelError as error:
+        raise ModelError(error.problem, where=f"{where}: {error.where}", value=error.value, fix=error.fix) from None
+    except ValidationError as error:
+        found = first_problem(error, where="")
+        ours = found["where"].lstrip(".")
+        theirs = file.FIELDS.get(ours, ours)
+        raise ModelError(**{**found, "where": f"{where}: {theirs}" if theirs else where}) from None
+
+
+def _stored_dtype(raw: Mapping[str, Any]) -> torch.dtype | None:
+    name = raw.get("dtype") or raw.get("torch_dtype")
+    return getattr(torch, name) if name in DTYPES else None
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _tensor_sources(folder: Path, files: ExitStack) -> dict[str, Source]:
+    """Name in the file -> how to map it; the files stay open until `files` closes."""
+    if (folder / SINGLE).is_file():
+        return _open(folder / SINGLE, files)
+    if not (folder / INDEX).is_file():
+        pickled = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".bin", ".pt", ".pth"))
+        if pickled:
+            raise ModelError(
+                "the weights are stored as pickle, which could run any code when it is read",
+                where=folder / pickled[0],
+                fix="convert them to safetensors: load with transformers, then save_pretrained into a new folder",
+            )
+        raise ModelError("the model folder has no weights", where=folder, fix=f"put {SINGLE} or {INDEX} there")
+    places = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()) or not places:
+        raise ModelError("weight_map must map tensor names to file names", where=folder / INDEX, value=places)
+    opened: dict[str, dict[str, Source]] = {}
+    for name in sorted(set(places.values())):
+        shard = inside(folder, name)
+        if not shard.is_file():
+            raise ModelError(
+                "a weight file named in the index is missing",
+                where=folder / INDEX,
+                value=name,
+                fix=f"copy {name} into the folder, or download the model again",
+            )
+        opened[name] = _open(shard, files)
+    for tensor, name in places.items():
+        if tensor not in opened[name]:
+            raise ModelError("the weight file lacks a tensor that the index names", where=folder / name, value=tensor)
+    return {tensor: opened[name][tensor] for tensor, name in places.items()}
+
+
+def _open(path: Path, files: ExitStack) -> dict[str, Source]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        file = files.enter_context(safe_open(path, framework="pt"))
+        names = list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            "the weight file is cut short or damaged", where=path, value=str(error), fix="copy or download it again"
+        ) from None
+
+    def source(name: str) -> Source:
+        return lambda: file.get_tensor(name)
+
+    return {name: source(name) for name in names}
+
+
+def _own_weights(
+    folder: Path, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, Source]
+) -> dict[str, Tensor]:
+    """Parameters by this package's names, mapped from the files; every name and shape checked."""
+    file = family(config.family)
+    named = {_full_name(name, file.PREFIX, file.KEYS): source for name, source in found.items()}
+    ignored = re.compile(file.IGNORED)
+    table = expand(file.KEYS, config, shapes)
+    tied = {key.file for key in table if config.tie_embeddings and key.own == ("head.weight",)}
+    _same_names(
+        folder,
+        {key.file for key in table} - tied,
+        {name for name in named if not ignored.fullmatch(name)} - tied,
+    )
+    weights: dict[str, Tensor] = {}
+    for key in table:
+        if key.file in tied and key.file not in named:
+            continue
+        tensor = named[key.file]()
+        if not tensor.is_floating_point():
+            raise ModelError(
+                "a weight is not a floating-point number", where=f"{folder}: {key.file}", value=tensor.dtype
+            )
+        tensor = tensor.t() if key.transposed and tensor.dim() == 2 else tensor
+        expected = [shapes[name] for name in key.own]
+        whole = (sum(shape[0] for shape in expected), *expected[0][1:])
+        if tuple(tensor.shape) != whole:
+            raise ModelError(
+                "a weight has another shape than config.json asks for",
+                where=f"{folder}: {key.file}",
+                value=f"{_shape(tensor.shape, key)} in the file, {_shape(whole, key)} by config.json",
+                fix="the config.json belongs to another model, or was edited",
+            )
+        weights.update(zip(key.own, torch.split(tensor, [shape[0] for shape in expected]), strict=True))
+    if "head.weight" in weights and tied and not torch.equal(weights.pop("head.weight"), weights["embed.weight"]):
+        raise ModelError(
+            "head and embedding are tied but have different weights",
+            where=f"{folder}: {tied.pop()}",
+            fix="set tie_word_embeddings to false in config.json",
+        )
+    return weights
+
+
+def _shape(shape: Collection[int], key: Key) -> list[int]:
+    """The shape as the file has it."""
+    return list(shape)[::-1] if key.transposed else list(shape)
+
+
+def _full_name(name: str, prefix: str, table: Collection[Key]) -> str:
+    """The name with the prefix that folders of a bare model (without the head) leave out."""
+    heads = {key.file.split(".")[0] for key in table}
+    return name if name.split(".")[0] in heads else prefix + name
+
+
+def _same_names(folder: Path, expected: Collection[str], found: Collection[str]) -> None:
+    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unknown:
+        parts = [
+            f"{len(names)} {kind} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+            for kind, names in (("missing", missing), ("unknown", unknown))
+            if names
+        ]
+        raise ModelError(
+            "the weights do not fit the model: " + ", ".join(parts),
+            where=folder,
+            fix="config.json and the weights must come from the same model, a causal language model",
+        )
+
+
+def _prepared(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
+    """The tensor in its final type and place.
+
+    One that lies misaligned in the file is copied: matrix kernels may give other last bits for it, and a resumed run
+    must not differ from an uninterrupted one.
+    """
+    moved = tensor.to(device=device, dtype=dtype)
+    if moved.is_contiguous() and moved.data_ptr() % _ALIGNMENT == 0:
+        return moved
+    return moved.clone(memory_format=torch.contiguous_format)
+
+
+def _file_tensor(key: Key, state_dict: Mapping[str, Tensor], dtype: torch.dtype | None) -> Tensor:
+    """The tensor of a file, from the parameters it holds."""
+    parts = [state_dict[name].detach().to(device="cpu", dtype=dtype) for name in key.own]
+    tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return tensor.t().contiguous() if key.transposed else tensor.contiguous()
+
+
+def _shards(
+    table: Collection[Key], state_dict: Mapping[str, Tensor], dtype: torch.dtype | None, limit: int
+) -> list[list[Key]]:
+    """The keys of each file."""
+
+    def sizes() -> Iterator[tuple[Key, int]]:
+        for key in table:
+            parts = [state_dict[name] for name in key.own]
+            width = parts[0].element_size() if dtype is None else dtype.itemsize
+            yield key, sum(part.numel() for part in parts) * width
+
+    shards: list[list[Key]] = [[]]
+    used = 0
+    for key, size in sizes():
+        if shards[-1] and used + size > limit:
+            shards.append([])
+            used = 0
+        shards[-1].append(key)
+        used += size
+    return shards
