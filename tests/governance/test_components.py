@@ -1,0 +1,82 @@
+"""Whoever adds a method adds its recipe and its page; whoever adds a setting says what it does."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from tests.governance.source import ROOT
+from trivium import registry
+from trivium.recipe import Recipe
+
+METHODS = registry.names("methods")
+COMPONENTS = [(folder, name) for folder in ("methods", "optim", "transforms") for name in registry.names(folder)]
+
+
+def recipe_methods() -> set[str]:
+    """The methods that some recipe in recipes/ uses."""
+    found = set()
+    for file in (ROOT / "recipes").rglob("*.yaml"):
+        method = yaml.safe_load(file.read_text(encoding="utf-8")).get("method")
+        found.add(method["name"] if isinstance(method, dict) else method)
+    return found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_has_a_recipe(name: str) -> None:
+    assert name in recipe_methods()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_has_a_page_in_the_site(name: str) -> None:
+    page = ROOT / "docs" / "methods" / f"{name}.md"
+    assert page.is_file()
+    assert f"methods/{name}.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda file: file.stem)
+def test_recipe_begins_with_its_command(file) -> None:
+    first = file.read_text(encoding="utf-8").partition("\n")[0]
+    assert first.startswith(f"# trivium train {file.relative_to(ROOT)}"), first
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from models_in(argument)
+
+
+def undocumented(cls: type[BaseModel]) -> list[str]:
+    """Settings without a docstring, in a class and in the classes of its fields."""
+    found = []
+    for name, field in cls.model_fields.items():
+        if not field.description:
+            found.append(f"{cls.__qualname__}.{name}")
+        for nested in models_in(field.annotation):
+            found += undocumented(nested)
+    return found
+
+
+def test_every_setting_of_a_recipe_is_explained() -> None:
+    assert not undocumented(Recipe)
+
+
+@pytest.mark.parametrize(("folder", "name"), COMPONENTS, ids=lambda value: value)
+def test_every_setting_of_a_component_is_explained(folder: Any, name: str) -> None:
+    assert not undocumented(registry.component(folder, name).Config)
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [line for extra in project["optional-dependencies"].values() for line in extra] + project["dependencies"]
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in pins if "==" in line}
+    names = {re.split(r"[<>=\[ ]", line)[0].lower() for line in wanted} - {"trivium"}
+    assert names <= pinned, names - pinned
