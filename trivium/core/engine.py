@@ -255,6 +255,7 @@ class Engine:
     def only(self, player: Player) -> Iterator[None]:
         """Inside, only this player's roles get gradients; other trainable roles act as plain functions."""
         others = [role for role in self.roles.values() if role.trainable and role not in player.roles]
+        self.reshard(others)
         wrapped = [role.forward for role in others]
         switched = [p for role in others for p in role.module.parameters() if p.requires_grad]
         for role in others:
@@ -264,10 +265,17 @@ class Engine:
         try:
             yield
         finally:
+            self.reshard(others)
             for parameter in switched:
                 parameter.requires_grad_(True)
             for role, forward in zip(others, wrapped, strict=True):
                 role.forward = forward
+
+    def reshard(self, roles: Iterable[RoleModel]) -> None:
+        """Under FSDP2 the outermost weights stay gathered after a forward pass; switches must reach the shards."""
+        for role in roles:
+            if self.recipe.engine.name == "fsdp2":
+                role.module.reshard()  # type: ignore[operator]
 
     def gradient_norm(self, player: Player) -> float:
         """2-norm of the player's whole gradient, over all shards."""

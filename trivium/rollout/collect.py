@@ -41,15 +41,14 @@ def collect(
     temperature: float,
 ) -> Rollout:
     """`group_size` completions for each sample by the policy as it is now; abandoned when the run is asked to stop."""
-    policy = context.roles["policy"]
     prompts = [list(sample.sequences[0].ids) for sample in samples for _ in range(group_size)]
     completions = generate_ids(
-        policy.module,
+        context.roles["policy"].module,
         prompts,
         max_new_tokens=max_new_tokens,
         sampling=Sampling(temperature=temperature),
-        eos_ids=[context.tokenizer.eos_id],
         seeds=[context.seed("rollout", number) for number in range(len(prompts))],
+        eos_ids=[context.tokenizer.eos_id],
         should_stop=context.stop_requested,
     )
     context.check_stop()

@@ -1,0 +1,99 @@
+"""Saving and restoring a run: the policy as a servable model folder, and beside it all that continues it exactly.
+
+    model/         a Hugging Face model folder with its tokenizer
+    roles/<name>/  the other trainable roles
+    train/         `state` (progression, method) and `optimizer-<player>`: tensors and JSON only
+
+Weights are stored whole and by name, so a run continues on another number of ranks or under another engine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trivium.artifacts.tensors import load_state, save_state
+from trivium.errors import TrainingDiverged
+from trivium.models.folder import save_model
+
+if TYPE_CHECKING:
+    from trivium.artifacts.checkpoints import CheckpointStore
+    from trivium.artifacts.record import Parent
+    from trivium.core.trainer import Trainer
+
+
+class Checkpoints:
+    """Writes and reads the checkpoints of one run; called by every rank, writes on the main one."""
+
+    def __init__(self, store: CheckpointStore, *, parents: list[Parent], config: dict[str, Any], seed: int) -> None:
+        self.store = store
+        self.parents = parents
+        self.config = config
+        self.seed = seed
+
+    def save(self, trainer: Trainer) -> None:
+        """Commits the present state; gathers sharded weights, so every rank must call it."""
+        engine = trainer.engine
+        trainable = [name for name, role in engine.roles.items() if role.trainable]
+        weights = {name: engine.weights(name) for name in trainable}
+        optimizers = {name: engine.optimizer_state(name) for name in engine.players}
+        if trainer.processes.main:
+            for name, tensors in weights.items():
+                refuse_nonfinite(name, tensors)
+
+            def fill(folder: Path) -> None:
+                for name, tensors in weights.items():
+                    place = folder / "model" if name == "policy" else folder / "roles" / name
+                    write_model_folder(trainer, name, tensors, place)
+                (folder / "train").mkdir()
+                save_state(folder / "train", "state", trainer.state.state_dict())
+                for name, state in optimizers.items():
+                    save_state(folder / "train", f"optimizer-{name}", state)
+
+            self.store.save(
+                trainer.progression.step, fill, parents=self.parents, config=self.config, seed=self.seed
+            )
+        trainer.processes.barrier()
+
+    def restore(self, trainer: Trainer) -> Path | None:
+        """Loads the newest checkpoint that verifies, on every rank; None if there is none."""
+        found = self.store.latest() if trainer.processes.main else None
+        found = trainer.processes.from_main(found)
+        if found is None:
+            return None
+        trainer.state.load_state_dict(load_state(found / "train", "state"))
+        for name, role in trainer.engine.roles.items():
+            if role.trainable:
+                place = found / "model" if name == "policy" else found / "roles" / name
+                trainer.engine.load_weights(name, read_weights(place))
+        for name in trainer.engine.players:
+            trainer.engine.load_optimizer_state(name, load_state(found / "train", f"optimizer-{name}"))
+        trainer.saved_step = trainer.progression.step
+        return found
+
+
+def write_model_folder(trainer: Trainer, role: str, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """A model folder with the tokenizer, inside an artifact that is being written."""
+    folder.mkdir(parents=True)
+    save_model(folder, trainer.engine.roles[role].module.config, weights)  # type: ignore[arg-type]
+    trainer.context.tokenizer.save(folder)
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of a model folder by this package's own names."""
+    from trivium.models.folder import load_model
+
+    return dict(load_model(folder).state_dict())
+
+
+def refuse_nonfinite(role: str, weights: dict[str, torch.Tensor]) -> None:
+    """A checkpoint with NaN or infinity in it would only look like progress."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TrainingDiverged(
+                f"the weight {name} of {role} is not finite any more; it was not saved",
+                where="train.lr",
+                fix="continue from the last checkpoint's model folder with a lower train.lr",
+            )
