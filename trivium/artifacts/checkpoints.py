@@ -9,6 +9,7 @@ One process per run uses the store (in a distributed run: rank 0).
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -53,15 +54,13 @@ class CheckpointStore:
         caller may go on training and try again later.
         """
         path = self.path(step)
-        steps = self.steps()
-        if steps:
-            require_space(self.folder, int(read_manifest(self.path(steps[-1])).size * _ROOM), purpose="a checkpoint")
+        require_space(self.folder, int(self._newest_size() * _ROOM), purpose="a checkpoint")
         with write_artifact(
             path, kind="checkpoint", parents=parents, config=config, seed=seed, replace=True
         ) as temporary:
             fill(temporary)
         write_file(self._latest_file, f"{path.name}\n")
-        self.prune()
+        self._prune(just_written=path)
         return path
 
     def latest(self) -> Path | None:
@@ -73,7 +72,10 @@ class CheckpointStore:
 
     def prune(self) -> None:
         """Remove checkpoints older than the `keep` newest that verify, after verifying those."""
-        verified = self._verified(self.keep)
+        self._prune(just_written=None)
+
+    def _prune(self, *, just_written: Path | None) -> None:
+        verified = self._verified(self.keep, just_written=just_written)
         if len(verified) == self.keep:
             for step in self.steps():
                 if step < self._step(verified[-1]):
@@ -95,14 +97,24 @@ class CheckpointStore:
         have = len(self.steps())
         require_space(self.folder, (self.keep + 1 - have) * checkpoint_bytes, purpose="keeping the checkpoints")
 
-    def _verified(self, count: int) -> list[Path]:
-        """The `count` newest that verify. `latest` is set before the damaged ones on the way are set aside."""
+    def _newest_size(self) -> int:
+        for step in reversed(self.steps()):
+            with contextlib.suppress(ArtifactDamaged):
+                return read_manifest(self.path(step)).size
+        return 0
+
+    def _verified(self, count: int, *, just_written: Path | None = None) -> list[Path]:
+        """The `count` newest that verify. `latest` is set before the damaged ones on the way are set aside.
+
+        What was just written was hashed as it lay on the disk a moment ago, and is not read once more.
+        """
         verified: list[Path] = []
         damaged: list[tuple[Path, str]] = []
         for step in reversed(self.steps()):
             path = self.path(step)
             try:
-                verify(path)
+                if path != just_written:
+                    verify(path)
             except ArtifactDamaged as error:
                 damaged.append((path, str(error)))
             except ArtifactError as error:

@@ -1,4 +1,7 @@
-"""A lineage graph as a picture: inline SVG without scripts or outside resources, light and dark."""
+"""A lineage graph as a picture: inline SVG without scripts or outside resources.
+
+It is dark on a page whose `color-scheme` is dark, light on any other.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ _LABEL_HEIGHT, _LABEL_CHARACTER = 13.0, 6.2
 _NAME_CHARACTERS = 23
 _HUES = {"model": 212, "checkpoint": 186, "tokenizer": 282, "adapter": 150, "tokens": 32, "dataset": 32, "index": 330}
 _STYLE = """
-.lineage{--paper:#fff;--ink:#1c2430;--faint:#667085;--line:#98a2b3;--bad:#c4320a;--fill:96%;font-family:system-ui,
--apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;max-width:100%;height:auto}
-@media(prefers-color-scheme:dark){.lineage{--paper:#14181f;--ink:#e6eaf0;--faint:#98a2b3;--line:#667085;--bad:#ff8f6b;
---fill:18%}}
-.lineage .box{fill:hsl(var(--hue) 55% var(--fill));stroke:hsl(var(--hue) 45% 55%)}
+.lineage{--paper:#fff;--ink:#1c2430;--faint:#667085;--line:#98a2b3;--bad:#c4320a;max-width:100%;height:auto;
+font-family:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+.lineage .box{fill:hsl(var(--hue) 55% 96%);stroke:hsl(var(--hue) 45% 55%)}
+@supports(color:light-dark(#fff,#000)){.lineage{--paper:light-dark(#fff,#14181f);--ink:light-dark(#1c2430,#e6eaf0);
+--faint:light-dark(#667085,#98a2b3);--line:light-dark(#98a2b3,#667085);--bad:light-dark(#c4320a,#ff8f6b)}
+.lineage .box{fill:light-dark(hsl(var(--hue) 55% 96%),hsl(var(--hue) 45% 17%))}}
 .lineage .start .box{stroke-width:2.5}.lineage .bad .box{stroke:var(--bad);stroke-dasharray:5 3}
 .lineage text{fill:var(--ink);font-size:12px}.lineage .kind{font-size:10.5px;fill:var(--faint)}
 .lineage .bad .kind{fill:var(--bad);font-weight:600}.lineage .name{font-weight:600;font-size:12.5px}
@@ -148,7 +152,8 @@ def _label(
 
 def _short(name: str) -> str:
     """The end of a path is what tells it from others."""
-    tail = "/".join(name.rstrip("/").split("/")[-2:])
+    parts = [part for part in name.rstrip("/").split("/") if part != "checkpoints"]
+    tail = "/".join(parts[-3:] if parts[-1] == "model" else parts[-2:])
     if len(tail) <= _NAME_CHARACTERS:
         return tail
     half = (_NAME_CHARACTERS - 1) // 2

@@ -6,6 +6,7 @@ are something else by now, by their hash among all artifacts under the folder th
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from trivium.artifacts.drawing import render_figure, render_html, render_svg
 from trivium.artifacts.graph import Edge, Graph, Node
-from trivium.artifacts.manifest import MANIFEST, artifact_root, content_hash, read_manifest
+from trivium.artifacts.manifest import artifact_root, content_hash, find_artifacts, read_manifest
 from trivium.artifacts.record import Parent, Record, parent_of, read_record
 from trivium.errors import ArtifactError
 
@@ -32,7 +33,6 @@ __all__ = [
 ]
 
 _RUN_FILES = ("config.yaml", "status.json", "environment.json")
-_DEPTH = 5  # of the search for artifacts that were moved
 _NOTES = {
     "moved": "moved since",
     "changed": "CHANGED SINCE: another content is at the recorded place",
@@ -127,22 +127,15 @@ class _Walk:
         return path, key, "changed" if path.exists() else "missing"
 
 
-def _artifacts_below(folder: Path, depth: int = _DEPTH) -> dict[str, Path]:
+def _artifacts_below(folder: Path) -> dict[str, Path]:
     """Hash -> place of every artifact below `folder`, and of the folders directly inside each."""
     found: dict[str, Path] = {}
-    for entry in sorted(folder.iterdir()) if depth else ():
-        if not entry.is_dir() or entry.is_symlink() or entry.name.startswith("."):
-            continue
-        if not (entry / MANIFEST).is_file():
-            found = _artifacts_below(entry, depth - 1) | found
-            continue
-        try:
-            manifest = read_manifest(entry)
-        except ArtifactError:
-            continue
-        for prefix in {f"{name.split('/')[0]}/" for name in manifest.files if "/" in name}:
-            found[manifest.below(prefix).content] = entry / prefix
-        found[manifest.content] = entry
+    for artifact in find_artifacts(folder):
+        with contextlib.suppress(ArtifactError):
+            manifest = read_manifest(artifact)
+            for prefix in {f"{name.split('/')[0]}/" for name in manifest.files if "/" in name}:
+                found[manifest.below(prefix).content] = artifact / prefix
+            found[manifest.content] = artifact
     return found
 
 

@@ -137,6 +137,19 @@ def artifact_root(folder: Path) -> Path | None:
     return None
 
 
+def find_artifacts(folder: Path, *, depth: int = 5) -> Iterator[Path]:
+    """`folder` if it is an artifact, otherwise all artifacts at most `depth` folders below it, in order of name.
+
+    Hidden folders and links are not entered.
+    """
+    if (folder / MANIFEST).is_file():
+        yield folder
+    elif depth and folder.is_dir():
+        for entry in sorted(folder.iterdir()):
+            if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
+                yield from find_artifacts(entry, depth=depth - 1)
+
+
 def read_manifest(root: Path) -> Manifest:
     """The manifest of the artifact `root`, checked for its own integrity only; the files are not read."""
     path = root / MANIFEST

@@ -86,7 +86,14 @@ def check_target(target: Path, *, kind: str, replace: bool) -> None:
     """Refuse, before any work is done, a target that `write_artifact` would refuse whatever is written."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    record = read_record(target) if (target / MANIFEST).is_file() else None
+    record = None
+    if (target / MANIFEST).is_file():
+        try:
+            record = read_record(target)
+        except ArtifactDamaged:
+            if replace:
+                return
+            raise
     if record is None:
         raise ArtifactError(
             "there is something else at the place to write to", where=target, fix="move it away, or choose another name"
