@@ -1,0 +1,132 @@
+"""Train a byte-level BPE vocabulary (Sennrich et al., 2016; on bytes: Radford et al., 2019)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+from trivium.errors import TokenizerError
+from trivium.tokenizers.files import TokenizerFiles
+from trivium.tokenizers.templates import TRIVIUM
+from trivium.tokenizers.tokenizer import Tokenizer
+
+PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
+SPECIAL = (PAD, BOS, EOS, "<|system|>", "<|user|>", "<|assistant|>", "<|tool_call|>", "<|tool|>")
+"""The special tokens of a new vocabulary, in the order of their ids: 0 is padding, 1 begins and 2 ends a text."""
+
+# Llama 3's form of the pattern of GPT-4: contractions in any case, up to three digits, one leading non-letter.
+_GPT4 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_BYTES = 256
+
+
+def train_bpe(
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    split: Literal["gpt4", "gpt2"] = "gpt4",
+    special: Sequence[str] = (),
+    min_frequency: int = 2,
+    sequence_length: int | None = None,
+    chat_template: str = TRIVIUM,
+) -> Tokenizer:
+    """Learn `vocab_size` tokens from `texts` (a stream, read once); the same texts give the same vocabulary.
+
+    split: how text is cut before pairs are counted; no token crosses a cut. `gpt2` keeps numbers and newlines whole,
+        `gpt4` cuts numbers into three digits and keeps line ends together.
+    special: further special tokens, after those of `SPECIAL`.
+    min_frequency: pairs seen less often are not merged, so a small text can give fewer tokens than asked for.
+    sequence_length: written as `model_max_length`, for programs that ask for it.
+
+    All cores are used; RAYON_NUM_THREADS sets another number.
+    """
+    names = [*SPECIAL, *special]
+    _check(names, vocab_size)
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = _splitter(split)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=names,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_checked(texts), trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B:1", special_tokens=[(BOS, names.index(BOS))]
+    )
+    if backend.get_vocab_size() <= len(names) + _BYTES:
+        raise TokenizerError(
+            "the training texts are empty, or no two bytes stand together often enough to be merged",
+            value=f"min_frequency={min_frequency}",
+            fix="give more text, or lower min_frequency",
+        )
+    tokenizer = Tokenizer(
+        TokenizerFiles(json.loads(backend.to_str()), _config(names, sequence_length), {"default": chat_template})
+    )
+    if tokenizer.vocab_size < vocab_size:
+        tokenizer.messages.append(
+            f"the text gave {tokenizer.vocab_size} tokens, not {vocab_size}: no other pair occurs {min_frequency} times"
+        )
+    return tokenizer
+
+
+def _config(names: Sequence[str], sequence_length: int | None) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "pad_token": PAD,
+        "additional_special_tokens": [name for name in names if name not in (BOS, EOS, PAD)],
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "model_max_length": sequence_length or int(1e30),  # transformers' own mark for "no limit"
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "left",
+    }
+
+
+def _check(names: Sequence[str], vocab_size: int) -> None:
+    double = {name for name in names if list(names).count(name) > 1}
+    if double or not all(names):
+        raise TokenizerError(
+            "special tokens must be different and not empty",
+            value=sorted(double) or list(names),
+            fix=f"leave out what is there by default: {' '.join(SPECIAL)}",
+        )
+    if vocab_size <= len(names) + _BYTES:
+        raise TokenizerError(
+            f"the vocabulary must be larger than its {_BYTES} bytes and {len(names)} special tokens",
+            value=vocab_size,
+            fix="use 1024 or more; 8192 is right for a few megabytes of text",
+        )
+
+
+def _splitter(split: str) -> pre_tokenizers.PreTokenizer:
+    if split == "gpt2":
+        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if split == "gpt4":
+        cut = pre_tokenizers.Split(tokenizers.Regex(_GPT4), behavior="isolated")
+        return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    raise TokenizerError("there is no such way to split text", value=split, fix="use gpt4 or gpt2")
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TokenizerError(
+                "a training text contains half a character (a lone surrogate)",
+                where=f"text number {number}, character {error.start}",
+                value=f"U+{ord(text[error.start]):04X}",
+                fix="read the text with errors='replace'",
+            ) from None
+        yield text
