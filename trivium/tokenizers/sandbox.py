@@ -46,18 +46,21 @@ _DEPTH = 64
 _BITS = 256
 _INDENT = 16
 
-_STRING = frozenset(
-    "capitalize count endswith find index isalnum isalpha isdecimal isdigit islower isnumeric isspace isupper join "
-    "lower lstrip partition removeprefix removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines "
-    "startswith strip swapcase title upper".split()
-)
-_LOOP = frozenset(
-    "index index0 first last length revindex revindex0 previtem nextitem cycle changed depth depth0".split()
-)
+_STRING = frozenset((
+    "capitalize", "count", "endswith", "find", "index", "isalnum", "isalpha", "isdecimal", "isdigit", "islower",
+    "isnumeric", "isspace", "isupper", "join", "lower", "lstrip", "partition", "removeprefix", "removesuffix",
+    "replace", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith",
+    "strip", "swapcase", "title", "upper",
+))  # fmt: skip
+_LOOP = frozenset((
+    "index", "index0", "first", "last", "length", "revindex", "revindex0", "previtem", "nextitem", "cycle",
+    "changed", "depth", "depth0",
+))  # fmt: skip
 _FILTERS = (
-    "abs capitalize count d default dictsort e escape first float int items last length list lower map max min "
-    "reject rejectattr reverse safe select selectattr sort string title trim unique upper"
-).split()
+    "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "int", "items",
+    "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "safe", "select",
+    "selectattr", "sort", "string", "title", "trim", "unique", "upper",
+)  # fmt: skip
 
 
 class LimitExceeded(SecurityError):
@@ -151,7 +154,7 @@ def _allow(size: int, limit: int, what: str) -> None:
 class _Bounded(NodeTransformer):
     """Rewrites the syntax tree so that nothing runs for long between two looks at the clock."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
+    def visit_For(self, node: nodes.For) -> nodes.Node:
         if node.recursive:
             raise SecurityError("recursive loops are not allowed")
         literal = sum(len(data.data) for part in node.body for data in _literals(part))
@@ -159,31 +162,31 @@ class _Bounded(NodeTransformer):
         node.iter = _filtered(node.iter, "bounded loop", nodes.Const(literal))
         return node
 
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
         node.expr = _filtered(node.expr, "bounded value")
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         return _filtered(nodes.List(node.nodes), "bounded concat")
 
-    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
+    def visit_List(self, node: nodes.List) -> nodes.Node:
         self.generic_visit(node)
         return _filtered(node, "bounded value")
 
-    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
         self.generic_visit(node)
         return _filtered(node, "bounded value")
 
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
         self.generic_visit(node)
         return _filtered(node, "bounded value") if node.ctx == "load" else node
 
     def _refuse(self, node: nodes.Node) -> nodes.Node:
         raise SecurityError("templates cannot load or extend other templates")
 
-    visit_Include = visit_Import = visit_FromImport = visit_Extends = visit_Block = _refuse  # noqa: N815
+    visit_Include = visit_Import = visit_FromImport = visit_Extends = visit_Block = _refuse
 
 
 def _literals(node: nodes.Node) -> Iterator[nodes.TemplateData]:
@@ -192,7 +195,7 @@ def _literals(node: nodes.Node) -> Iterator[nodes.TemplateData]:
     yield from node.find_all(nodes.TemplateData)
 
 
-def _filtered(node: nodes.Expr, name: str, *arguments: nodes.Expr) -> nodes.Filter:
+def _filtered(node: nodes.Node, name: str, *arguments: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)
 
 
@@ -397,7 +400,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             return isinstance(obj.__self__, (str, dict, list, tuple))
         return isinstance(obj, MethodType) and isinstance(obj.__self__, (str, LoopContext, _Generation))
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         _budget.get().spend()
         for argument in (*args, *kwargs.values()):
             measured(argument)
@@ -406,7 +409,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             if __obj.__name__ == "replace":
                 return _replace(text, *args, **kwargs)
             if __obj.__name__ == "join":
-                return _join(*args, d=text)
+                return _join(args[0], text)
         result = super().call(__context, __obj, *args, **kwargs)
         return _bounded_loop(result, 0) if isinstance(result, Iterator) else measured(result)
 
