@@ -46,7 +46,8 @@ class Checkpoints:
             def fill(folder: Path) -> None:
                 for name, tensors in weights.items():
                     place = folder / "model" if name == "policy" else folder / "roles" / name
-                    write_model_folder(trainer, name, tensors, place)
+                    place.mkdir(parents=True)
+                    write_model_files(trainer, name, tensors, place)
                 (folder / "train").mkdir()
                 save_state(folder / "train", "state", trainer.state.state_dict())
                 for name, state in optimizers.items():
@@ -74,9 +75,8 @@ class Checkpoints:
         return found
 
 
-def write_model_folder(trainer: Trainer, role: str, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """A model folder with the tokenizer, inside an artifact that is being written."""
-    folder.mkdir(parents=True)
+def write_model_files(trainer: Trainer, role: str, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Model and tokenizer into a folder inside an artifact that is being written."""
     save_model(folder, trainer.engine.roles[role].module.config, weights)  # type: ignore[arg-type]
     trainer.context.tokenizer.save(folder)
 

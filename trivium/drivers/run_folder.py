@@ -1,0 +1,138 @@
+"""The folder of a run: who may write into it, what it was started with, and in which state it is."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trivium.artifacts.environment import environment
+from trivium.artifacts.writer import make_folder, write_file
+from trivium.config import ResolvedRecipe, resolve
+from trivium.errors import ConfigError
+
+FREE_TO_CHANGE = (
+    "trivium_version",
+    "runs",
+    "engine",
+    "data.prefetch",
+    "train.micro_batch_size",
+    "train.compile",
+    "train.activation_checkpointing",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "train.validate_every",
+    "train.validation_batches",
+    "train.sample_every",
+    "train.sample_prompts",
+    "train.sample_tokens",
+    "train.tensorboard",
+    "train.threads",
+    "train.max_nonfinite",
+)
+"""Keys that may differ when a run is continued: they change where and how it is computed, not what."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on the disk.
+
+    folder: everything about it.  final: the trained model folder, None if the run did not go to its end.
+    """
+
+    folder: Path
+    final: Path | None
+
+
+class RunFolder:
+    """Reads and writes what a run folder says about itself."""
+
+    def __init__(self, resolved: ResolvedRecipe) -> None:
+        self.resolved = resolved
+        self.path = Path(resolved.recipe.runs) / resolved.recipe.name
+        self.final = self.path / "final"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process may train in a folder."""
+        make_folder(self.path)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    "another process is training in this folder",
+                    where=self.path,
+                    fix="wait for it, stop it, or choose another name=...",
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def set_aside(self) -> Path | None:
+        """Moves an earlier run out of the way (`--fresh`); nothing is deleted."""
+        if not self.path.exists():
+            return None
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
+            number += 1
+        self.path.rename(aside)
+        return aside
+
+    def begin(self, *, has_checkpoint: bool) -> None:
+        """Writes configuration and environment; refuses to continue a run that was started with other settings."""
+        stored = self.path / "config.yaml"
+        if has_checkpoint and stored.exists():
+            self.refuse_other_settings(stored)
+        write_file(stored, self.resolved.to_yaml())
+        differences = {key: list(pair) for key, pair in self.resolved.differences_from_defaults().items()}
+        write_file(self.path / "differences.json", json.dumps(differences, indent=1, default=str))
+        write_file(self.path / "environment.json", json.dumps(environment(), indent=1))
+
+    def refuse_other_settings(self, stored: Path) -> None:
+        """Compares with what the run was started with, key by key."""
+        before, now = _flat(resolve(stored).dump()), _flat(self.resolved.dump())
+        for key in sorted(before.keys() | now.keys()):
+            free = any(key == name or key.startswith(f"{name}.") for name in FREE_TO_CHANGE)
+            if not free and before.get(key) != now.get(key):
+                raise ConfigError(
+                    f"{self.path} was started with another {key}",
+                    where=f"{stored}: {key}",
+                    value=f"{before.get(key)} then, {now.get(key)} now",
+                    fix="choose another name=..., go back to the old value, or start over with --fresh",
+                )
+
+    def status(self, state: str, step: int, reason: str = "") -> None:
+        """`status.json`: running, finished, interrupted, diverged or crashed."""
+        command = " ".join(["trivium", *sys.argv[1:]])
+        line = {"state": state, "step": step, "reason": reason, "command": command}
+        write_file(self.path / "status.json", json.dumps(line, indent=1))
+
+    def read_status(self) -> dict[str, Any]:
+        """The last status; empty if there is none."""
+        with suppress(OSError, ValueError):
+            content = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            if isinstance(content, dict):
+                return content
+        return {}
+
+    def write_json(self, name: str, content: Any) -> None:
+        """A JSON file of the run."""
+        write_file(self.path / name, json.dumps(content, indent=1, default=str))
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as dotted keys."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: value for name, part in tree.items() for key, value in _flat(part, f"{prefix}.{name}".lstrip(".")).items()
+    }

@@ -1,0 +1,273 @@
+"""Everything one training process needs, built from a checked recipe: device, data, models, engine, trainer."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from trivium.config import ResolvedRecipe
+from trivium.core.distributed import Processes, resolve_device, start_processes
+from trivium.core.engine import Engine, compile_blocks, slow_precision
+from trivium.core.feed import LoaderFeed
+from trivium.core.method import Context, Method, Role, RoleModel
+from trivium.core.state import Progression
+from trivium.core.trainer import Trainer
+from trivium.data.batch import Batch
+from trivium.data.dataset import Dataset, open_dataset
+from trivium.data.loader import Loader
+from trivium.errors import ConfigError, ModelError
+from trivium.models.build import build_model, preset
+from trivium.models.config import ModelConfig
+from trivium.models.folder import load_model, read_config
+from trivium.recipe import Recipe, Source
+from trivium.tokenizers.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from trivium.models.transformer import Transformer
+
+CPU_RATE = 1e11
+"""FLOP/s assumed of a CPU when deciding whether compiling pays; only the order of magnitude matters."""
+COMPILE_WINS_AFTER = 600.0
+"""Estimated seconds of training from which compiling wins back its own time on a CPU."""
+
+
+@dataclass
+class Session:
+    """One process of a run, ready to train."""
+
+    resolved: ResolvedRecipe
+    processes: Processes
+    device: torch.device
+    tokenizer: Tokenizer
+    config: ModelConfig
+    train_data: Dataset
+    validation_data: Dataset | None
+    loader: Loader
+    total: int
+    compiled: bool
+    trainer: Trainer
+    feed: LoaderFeed
+    notes: list[str]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The checked recipe."""
+        return self.resolved.recipe
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """This rank's held-out batches, the same every time."""
+        assert self.validation_data is not None
+        loader = make_loader(self.recipe, self.validation_data, self.processes)
+        return islice(loader.evaluation(), self.recipe.train.validation_batches)
+
+    def close(self) -> None:
+        """Ends the data thread."""
+        self.feed.close()
+
+
+def open_session(resolved: ResolvedRecipe) -> Session:
+    """Builds everything; cheap checks first, so that what cannot work fails early."""
+    recipe = resolved.recipe
+    device = resolve_device(recipe.engine.device, int(os.environ.get("LOCAL_RANK", "0")))
+    processes = start_processes(recipe.engine.name, device)
+    set_up_torch(recipe, processes)
+    config = model_config(recipe)
+    tokenizer = load_tokenizer(recipe, config)
+    method: Method = resolved.method.cls(resolved.method.config)
+    train_data, validation_data = open_data(recipe, method, tokenizer, processes)
+    loader = make_loader(recipe, train_data, processes)
+    total = run_length(recipe, loader)
+    roles = {name: RoleModel(name, load_role(recipe, role, config), role) for name, role in method.roles().items()}
+    compiled = should_compile(recipe, config, total, device)
+    if compiled:
+        for role in roles.values():
+            compile_blocks(role.module)
+    progression = Progression()
+    feed = LoaderFeed(loader, progression, recipe.data.prefetch)
+    context = Context(
+        recipe=recipe,
+        tokenizer=tokenizer,
+        roles=roles,
+        feed=feed,
+        progression=progression,
+        device=device,
+        rank=loader.rank,
+        world=processes.world,
+    )
+    method.bind(context)
+    optimizer = resolved.optimizer.cls(resolved.optimizer.config)
+    engine = engine_class(recipe)(recipe, method, roles, optimizer, device=device, processes=processes)
+    trainer = Trainer(method, engine, context, total=total, sample=partial(continue_prompts, method))
+    warning = slow_precision(recipe.train.precision, device)
+    return Session(
+        resolved=resolved,
+        processes=processes,
+        device=device,
+        tokenizer=tokenizer,
+        config=config,
+        train_data=train_data,
+        validation_data=validation_data,
+        loader=loader,
+        total=total,
+        compiled=compiled,
+        trainer=trainer,
+        feed=feed,
+        notes=[warning] if warning else [],
+    )
+
+
+def set_up_torch(recipe: Recipe, processes: Processes) -> None:
+    """Threads and deterministic kernels."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(recipe.train.threads or max(1, cores // local))
+    if recipe.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Filling fresh memory would find reads of it, which this package does not make, and costs time.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(recipe.train.deterministic, warn_only=True)
+
+
+def model_config(recipe: Recipe) -> ModelConfig:
+    """The shape of the model, from its folder or its preset."""
+    if recipe.model.path is not None:
+        return read_config(recipe.model.path)
+    return preset(recipe.model.preset or "", recipe.model.config)
+
+
+def load_tokenizer(recipe: Recipe, config: ModelConfig) -> Tokenizer:
+    """The tokenizer of the recipe or of the model folder; its ids must fit the model."""
+    folder = recipe.tokenizer or recipe.model.path
+    assert folder is not None, "refused before: a preset needs a tokenizer"
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}",
+            where=folder,
+            fix=f"set model.config.vocab_size={tokenizer.vocab_size}, or use the model's own tokenizer",
+        )
+    return tokenizer
+
+
+def open_data(
+    recipe: Recipe, method: Method, tokenizer: Tokenizer, processes: Processes
+) -> tuple[Dataset, Dataset | None]:
+    """Training and held-out data; the main process tokenises, the others read what it left."""
+    cache = Path(recipe.runs) / ".cache"
+
+    def opened(sources: list[Source]) -> Dataset:
+        return open_dataset(
+            sources, kind=method.data_kind, tokenizer=tokenizer, settings=recipe.data, cache=cache
+        )
+
+    if not processes.main:
+        processes.barrier()
+    train = opened(recipe.data.train)
+    validation = opened(recipe.data.validation) if recipe.data.validation else None
+    if processes.main:
+        processes.barrier()
+    return train, validation
+
+
+def make_loader(recipe: Recipe, dataset: Dataset, processes: Processes) -> Loader:
+    """A loader for this rank; the stages of a pipeline all read the same rows, in one shape."""
+    pipeline = recipe.engine.name == "pipeline"
+    world = 1 if pipeline else processes.world
+    share = max(1, recipe.train.batch_size // world)
+    return Loader(
+        dataset,
+        rows=recipe.train.batch_size,
+        micro_rows=min(recipe.train.micro_batch_size or share, share),
+        sequence_length=recipe.data.sequence_length,
+        packing=recipe.data.packing,
+        seed=recipe.seed,
+        shuffle=recipe.data.shuffle,
+        rank=0 if pipeline else processes.rank,
+        world=world,
+        pad_rows=pipeline,
+    )
+
+
+def run_length(recipe: Recipe, loader: Loader) -> int:
+    """Updates of the whole run."""
+    train = recipe.train
+    if train.steps is not None:
+        return train.steps
+    if train.epochs is not None:
+        return max(1, math.ceil(train.epochs * loader.updates_per_epoch))
+    per_update = train.batch_size * recipe.data.sequence_length * loader.packing_efficiency
+    return max(1, math.ceil((train.tokens or 1) / per_update))
+
+
+def load_role(recipe: Recipe, role: Role, config: ModelConfig) -> Transformer:
+    """The model of one role; without a path of its own it is the model of the recipe."""
+    dtype = getattr(torch, recipe.model.dtype)
+    path = role.path or recipe.model.path
+    if path is None:
+        return build_model(config, seed=recipe.seed, dtype=dtype)
+    model = load_model(path, dtype=dtype)
+    if role.path is not None and model.config.vocab_size != config.vocab_size:
+        raise ModelError(
+            f"this model has {model.config.vocab_size} tokens, the model to train {config.vocab_size}",
+            where=role.path,
+            fix="both must share one tokenizer",
+        )
+    return model
+
+
+def engine_class(recipe: Recipe) -> type[Engine]:
+    """The engine that runs the updates."""
+    if recipe.engine.name == "pipeline":
+        from trivium.core.engine_pipeline import PipelineEngine
+
+        return PipelineEngine
+    return Engine
+
+
+def should_compile(recipe: Recipe, config: ModelConfig, total: int, device: torch.device) -> bool:
+    """Whether compiling pays; a function of the recipe and the machine only, so a resumed run decides alike."""
+    if recipe.train.compile != "auto":
+        return recipe.train.compile == "on"
+    if recipe.engine.name == "pipeline" or not compiler_found():
+        return False
+    if device.type == "cuda":
+        return total >= 500
+    flops = 6.0 * config.parameters() * total * recipe.train.batch_size * recipe.data.sequence_length
+    return device.type == "cpu" and flops / CPU_RATE > COMPILE_WINS_AFTER
+
+
+def compiler_found() -> bool:
+    """Whether torch.compile can build code on this machine."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+
+
+def continue_prompts(method: Method, prompts: list[str], tokens: int) -> list[str]:
+    """Greedy continuations by the policy; where the data is dialogue, a prompt is a question."""
+    from trivium.inference.engine import generate_ids
+    from trivium.inference.request import Sampling
+
+    context = method.context
+    if context.recipe.engine.name == "pipeline":  # no rank has the whole model
+        return []
+    tokenizer = context.tokenizer
+    dialogue = method.data_kind in ("instructions", "preferences") and bool(tokenizer.files.templates)
+    ids = [
+        tokenizer.encode_prompt([{"role": "user", "content": prompt}] if dialogue else prompt) for prompt in prompts
+    ]
+    completions = generate_ids(
+        context.roles["policy"].module,  # type: ignore[arg-type]
+        ids,
+        max_new_tokens=tokens,
+        sampling=Sampling(temperature=0),
+        eos_ids=tokenizer.stop_ids,
+    )
+    return [tokenizer.decode(completion.ids) for completion in completions]

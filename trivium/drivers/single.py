@@ -1,0 +1,218 @@
+"""One run from recipe to model folder: `trivium train` and `tv.train`.
+
+The same call starts a run, continues one that was interrupted or killed, and returns at once from one that is finished.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trivium.combinations import refuse_wrong_combinations
+from trivium.config import ResolvedRecipe, resolve
+from trivium.drivers.run_folder import Run, RunFolder
+from trivium.errors import ArtifactDamaged, Interrupted, TrainingDiverged
+
+if TYPE_CHECKING:
+    from trivium.artifacts.record import Parent
+    from trivium.core.progress import Progress
+    from trivium.drivers.session import Session
+    from trivium.recipe import Recipe
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe | ResolvedRecipe,
+    overrides: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+    preflight: bool = False,
+    fresh: bool = False,
+) -> Run:
+    """Trains as a recipe says and returns the run.
+
+    recipe:    path of a YAML file, or the same tree as a dictionary or `Recipe`.
+    overrides: changes such as `train.lr=3e-4`.
+    dry_run:   one real update; reports memory, speed, disk and time to the end, and trains nothing.
+    preflight: overfits eight rows and checks masks, end of text and template, and trains nothing.
+    fresh:     sets an earlier run of this name aside and starts over.
+
+    Raises TriviumError for wrong input, Interrupted when it was asked to stop and has saved everything.
+    """
+    resolved = recipe if isinstance(recipe, ResolvedRecipe) else resolve(recipe, overrides)
+    refuse_wrong_combinations(resolved)
+    folder = RunFolder(resolved)
+    if dry_run or preflight:
+        from trivium.drivers import rehearsal
+
+        with opened(resolved) as session:
+            (rehearsal.preflight if preflight else rehearsal.dry_run)(session)
+        return Run(folder.path, None)
+    if fresh and (aside := folder.set_aside()):
+        say(f"the earlier run lies in {aside} now")
+    with folder.locked():
+        if finished(folder):
+            say(f"{folder.path} is finished; --fresh starts over")
+            return Run(folder.path, folder.final)
+        with opened(resolved) as session:
+            run(session, folder)
+    return Run(folder.path, folder.final)
+
+
+@contextmanager
+def opened(resolved: ResolvedRecipe) -> Iterator[Session]:
+    """A session that is closed in the end."""
+    from trivium.drivers.session import open_session
+
+    session = open_session(resolved)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def finished(folder: RunFolder) -> bool:
+    """Whether the run has gone to its end and its model is whole, under the settings of now."""
+    from trivium.artifacts.manifest import verify
+
+    if folder.read_status().get("state") != "finished" or not folder.final.is_dir():
+        return False
+    folder.refuse_other_settings(folder.path / "config.yaml")
+    try:
+        verify(folder.final)
+    except ArtifactDamaged as error:
+        say(f"{error}\nit is written again from the last checkpoint")
+        folder.final.rename(folder.final.with_name("damaged-final"))
+        return False
+    return True
+
+
+def run(session: Session, folder: RunFolder) -> None:
+    """Continues from the newest good checkpoint to the end, and leaves a report in every case."""
+    from trivium.artifacts.checkpoints import CheckpointStore
+    from trivium.core.checkpoint import Checkpoints
+    from trivium.core.progress import Progress
+
+    recipe, trainer, main = session.recipe, session.trainer, session.processes.main
+    store = CheckpointStore(folder.path, keep=recipe.train.keep_checkpoints)
+    checkpoints = Checkpoints(
+        store, parents=parents_of(session), config=session.resolved.dump(), seed=recipe.seed
+    )
+    resumed = checkpoints.restore(trainer)
+    if main:
+        for message in [*store.messages, *session.notes]:
+            say(message)
+        folder.begin(has_checkpoint=resumed is not None)
+        folder.write_json("data.json", data_summary(session))
+        folder.status("running", trainer.progression.step)
+        if resumed:
+            say(f"continuing {folder.path} after update {trainer.progression.step} of {session.total}")
+    trainer.save = checkpoints.save
+    with Progress(session.total, recipe.name) as progress, reported(session, folder):
+        add_callbacks(session, folder, progress)
+        trainer.fit()
+        if main:
+            write_final(session, folder, parents=checkpoints.parents)
+
+
+@contextmanager
+def reported(session: Session, folder: RunFolder) -> Iterator[None]:
+    """Status and report are written however the run ends."""
+    state, reason = "crashed", ""
+    try:
+        yield
+        state = "finished"
+    except Interrupted as error:
+        state, reason = "interrupted", error.problem
+        raise
+    except TrainingDiverged as error:
+        state, reason = "diverged", error.problem
+        raise
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if session.processes.main:
+            folder.status(state, session.trainer.progression.step, reason)
+            write_report(folder)
+
+
+def add_callbacks(session: Session, folder: RunFolder, progress: Progress) -> None:
+    """Log, validate, sample, show; files are written by the main process only."""
+    from trivium.core.callbacks import Metrics, Sample, Show, Validate
+    from trivium.core.mirror import tensorboard_mirror
+
+    settings, trainer = session.recipe.train, session.trainer
+    mirror = tensorboard_mirror(folder.path / "tensorboard") if settings.tensorboard else None
+    metrics = Metrics(folder.path, settings.log_every, mirror)
+    if session.processes.main:
+        trainer.callbacks.append(metrics)
+    if session.validation_data is not None:
+        trainer.callbacks.append(Validate(session.validation_batches, settings.validate_every, metrics.write))
+    if settings.sample_prompts:
+        every = settings.sample_every or settings.validate_every
+        trainer.callbacks.append(Sample(folder.path, settings.sample_prompts, settings.sample_tokens, every))
+    if session.processes.main:
+        trainer.callbacks.append(Show(progress))
+
+
+def parents_of(session: Session) -> list[Parent]:
+    """What the model is made from: the model it starts from, tokenizer and data."""
+    from trivium.artifacts.record import Parent, parent_of
+
+    recipe = session.recipe
+    parents = []
+    if recipe.model.path is not None:
+        parents.append(parent_of(Path(recipe.model.path), "base"))
+    if recipe.tokenizer is not None:
+        parents.append(parent_of(Path(recipe.tokenizer), "tokenizer"))
+    for role, sources in (("training data", recipe.data.train), ("validation data", recipe.data.validation)):
+        for source in sources:
+            path = Path(source.path)
+            if path.exists():
+                parents.append(parent_of(path, role))
+            else:
+                parents.append(Parent(source.path, session.train_data.fingerprint(), role))
+    return parents
+
+
+def data_summary(session: Session) -> dict[str, Any]:
+    """What the report says about the data, for each split."""
+    summary = {"train": {**session.train_data.summary(), "packing_efficiency": session.loader.packing_efficiency}}
+    if session.validation_data is not None:
+        summary["validation"] = session.validation_data.summary()
+    return summary
+
+
+def write_final(session: Session, folder: RunFolder, *, parents: list[Parent]) -> None:
+    """The trained model as a folder that Hugging Face tools load."""
+    from trivium.artifacts.writer import write_artifact
+    from trivium.core.checkpoint import write_model_files
+
+    weights = session.trainer.engine.weights("policy")
+    with write_artifact(
+        folder.final,
+        kind="model",
+        parents=parents,
+        config=session.resolved.dump(),
+        seed=session.recipe.seed,
+        replace=True,
+    ) as place:
+        write_model_files(session.trainer, "policy", weights, place)
+
+
+def write_report(folder: RunFolder) -> None:
+    """The report never stands in the way of what the run itself has to say."""
+    from trivium.report.report import write_report as write
+
+    try:
+        write(folder.path)
+    except Exception as error:
+        say(f"the report could not be written: {error}")
+
+
+def say(text: str) -> None:
+    """A line for the person in front of it."""
+    print(text, file=sys.stderr)
