@@ -8,6 +8,7 @@ Shapes: S sequences in a forward pass, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from trivium.data.batch import Layout
-from trivium.errors import TriviumError
+from trivium.errors import ModelError, TriviumError
 from trivium.inference.request import Completion, FinishReason, Sampling, check_number, check_seed, random_stream
 from trivium.inference.sampling import Sampler
 from trivium.models.cache import KVCache
@@ -36,12 +37,13 @@ class Sample:
     sampling: Sampling
     max_new_tokens: int
     stream: Random
+    eos_ids: Collection[int] = ()
     completion: Completion = field(default_factory=Completion)
     ended: bool = False
 
     def end(self, reason: FinishReason) -> None:
-        """Ends the sample: it gets no further token. The first reason stays."""
-        if not self.ended:
+        """Ends the sample: it gets no further token. The first reason stays, but a stop string goes before length."""
+        if not self.ended or (reason == "stop" and self.completion.finish_reason == "length"):
             self.ended = True
             self.completion.finish_reason = reason
 
@@ -49,13 +51,12 @@ class Sample:
 class Decoding:
     """A batch of samples in flight; they need not share their settings. Each `step` gives every one a token."""
 
-    def __init__(self, module: Transformer, samples: Sequence[Sample], *, eos_ids: Collection[int] = ()) -> None:
+    def __init__(self, module: Transformer, samples: Sequence[Sample]) -> None:
         self.live = list(samples)
         """Samples that still get tokens, in the order of the rows of the cache."""
         self.seconds: list[float] = []
         """Duration of each step; the first one reads the prompts."""
         self._module = module
-        self._eos_ids = frozenset(eos_ids)
         self._device = next(module.parameters()).device
         self._cache: KVCache | None = None
         self._tokens = torch.empty(0, dtype=torch.int64)
@@ -87,11 +88,17 @@ class Decoding:
         return self.live
 
     def _append(self, sample: Sample, token: int, logprob: float, sampling_logprob: float) -> None:
+        if math.isnan(logprob):
+            raise ModelError(
+                "the model's scores are not numbers (NaN), so no token can be chosen",
+                value=f"after {len(sample.prompt) + len(sample.completion.ids)} tokens",
+                fix="the weights are damaged or training has diverged: use an earlier checkpoint, or dtype float32",
+            )
         completion = sample.completion
         completion.ids.append(token)
         completion.logprobs.append(logprob)
         completion.sampling_logprobs.append(sampling_logprob)
-        if token in self._eos_ids:
+        if token in sample.eos_ids:
             sample.end("eos")
         elif len(completion.ids) == sample.max_new_tokens:
             sample.end("length")
@@ -170,15 +177,15 @@ def generate_ids(
     """
     check_number("max_new_tokens", max_new_tokens, at_least=1, whole=True, fix="use a whole number from 1 up")
     settings = sampling or Sampling()
+    ends = module.config.eos_ids if eos_ids is None else eos_ids
     each = [seeds] * len(prompts) if isinstance(seeds, int) else seeds
     samples = []
     for number, (prompt, seed) in enumerate(zip(prompts, each, strict=True)):
         check_seed(seed)
         check_room(prompt, max_new_tokens, context=module.config.max_positions, where=f"prompt {number}")
-        samples.append(Sample(prompt, settings, max_new_tokens, random_stream(seed, prompt)))
+        samples.append(Sample(prompt, settings, max_new_tokens, random_stream(seed, prompt), ends))
     places = {id(sample): place for place, sample in enumerate(samples)}
-    ends = module.config.eos_ids if eos_ids is None else eos_ids
-    for decoding in decode(module, samples, eos_ids=ends, max_rows=max_rows, should_stop=should_stop):
+    for decoding in decode(module, samples, max_rows=max_rows, should_stop=should_stop):
         for sample in decoding.live:
             if on_token is not None and on_token(places[id(sample)], sample):
                 sample.end("stop")
@@ -189,7 +196,6 @@ def decode(
     module: Transformer,
     samples: Sequence[Sample],
     *,
-    eos_ids: Collection[int],
     max_rows: int = 64,
     should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[Decoding]:
@@ -199,7 +205,7 @@ def decode(
     """
     with evaluating(module):
         for batch in _batches(samples, max_rows):
-            decoding = Decoding(module, batch, eos_ids=eos_ids)
+            decoding = Decoding(module, batch)
             while True:
                 if should_stop is not None and should_stop():
                     for sample in samples:

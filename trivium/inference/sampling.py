@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trivium.inference.request import Sampling
 
 _OFF = -torch.inf
-_FIRST_LOOK = 256
 
 
 class Step(Protocol):
@@ -103,18 +103,11 @@ class TopP:
 
     def __call__(self, scores: Tensor) -> Tensor:
         """[B, V] -> [B, V]."""
-        total = scores.logsumexp(dim=-1, keepdim=True)
-        width = min(_FIRST_LOOK, scores.shape[1])
-        # Sorting a whole vocabulary is the dearest part of sampling, and a few hundred tokens nearly always suffice.
-        while True:
-            best = scores.topk(width, dim=-1).values
-            reached = (best - total).exp().cumsum(dim=-1)
-            if width == scores.shape[1] or bool((reached[:, -1:] >= self._p).logical_or_(self._p >= 1).all()):
-                break
-            width = scores.shape[1]
-        before = torch.cat([torch.zeros_like(reached[:, :1]), reached[:, :-1]], dim=1)
-        kept = (before < self._p).sum(dim=-1, keepdim=True)
-        lowest = best.gather(1, kept - 1)
+        best = _descending(scores)
+        reached = best.softmax(dim=-1).cumsum(dim=-1)
+        # The token that reaches p is kept too, so the first one always is.
+        last = (reached[:, :-1] < self._p).sum(dim=-1, keepdim=True)
+        lowest = best.gather(1, last)
         return _keep_from(scores, lowest.masked_fill(self._p >= 1, _OFF))
 
     def select(self, rows: Tensor) -> None:
@@ -135,6 +128,13 @@ class MinP:
     def select(self, rows: Tensor) -> None:
         """Keeps only these rows."""
         self._log = self._log[rows]
+
+
+def _descending(scores: Tensor) -> Tensor:
+    """[B, V] sorted from the highest score down. On a CPU numpy sorts numbers some twenty times faster than torch."""
+    if scores.device.type == "cpu":
+        return torch.from_numpy(np.sort(scores.detach().numpy(), axis=-1)).flip(-1)
+    return scores.sort(dim=-1, descending=True).values
 
 
 def _keep_from(scores: Tensor, lowest: Tensor) -> Tensor:
@@ -183,15 +183,16 @@ class Sampler:
     def choose(self, logits: Tensor) -> Choice:
         """[B, V] scores of the model -> the next token of each row."""
         scores = logits.float()
-        total = scores.logsumexp(dim=-1)
+        # Not logsumexp: that one is ten times slower where exp() gives denormal numbers.
+        plain = scores.log_softmax(dim=-1)
         changed = scores if self._penalty is None else self._penalty(scores)
         if all(self._greedy_rows):
-            tokens, sampling_logprobs = changed.argmax(dim=-1), torch.zeros_like(total)
+            tokens, sampling_logprobs = changed.argmax(dim=-1), torch.zeros(len(scores), device=scores.device)
         else:
             tokens, sampling_logprobs = self._draw(changed)
         if self._penalty is not None:
             self._penalty.observe(tokens)
-        return Choice(tokens, scores.gather(1, tokens[:, None])[:, 0] - total, sampling_logprobs)
+        return Choice(tokens, plain.gather(1, tokens[:, None])[:, 0], sampling_logprobs)
 
     def select(self, rows: Sequence[int]) -> None:
         """Keeps only these rows, in this order."""
@@ -241,13 +242,13 @@ def draw(scores: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """
     # In double precision, because the sum over a large vocabulary must resolve its rarest tokens; Apple's GPU has none.
     precise = torch.float32 if scores.device.type == "mps" else torch.float64
-    reached = scores.softmax(dim=-1, dtype=precise).cumsum(dim=-1)
+    probabilities = scores.softmax(dim=-1, dtype=precise)
+    reached = probabilities.cumsum(dim=-1)
     # A number that is rounded up to the very end would fall behind the last possible token.
     numbers = numbers.to(precise).clamp(max=1 - 4 * torch.finfo(precise).eps).to(scores.device)
     at = numbers[:, None] * reached[:, -1:]
-    tokens = torch.searchsorted(reached, at, right=True)
-    logprobs = scores.gather(1, tokens) - scores.logsumexp(dim=-1, keepdim=True)
-    return tokens[:, 0], logprobs[:, 0]
+    tokens = torch.searchsorted(reached, at, right=True).clamp_(max=scores.shape[1] - 1)
+    return tokens[:, 0], probabilities.gather(1, tokens)[:, 0].log().to(scores.dtype)
 
 
 def _repetition_penalty(
