@@ -1,0 +1,224 @@
+"""The decode loop on bare models: cached == uncached, ragged == alone, and how samples end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from trivium.errors import ModelError, TriviumError
+from trivium.inference.engine import Sample, generate_ids
+from trivium.inference.request import Sampling
+from trivium.models.build import build_model, preset
+from trivium.models.cache import KVCache
+from trivium.models.transformer import Transformer
+
+GREEDY = Sampling(temperature=0)
+PROMPTS = [[1, 2, 3], [9, 8, 7, 6, 5, 4, 3, 2], [17], [40, 41, 42, 43, 44], [11, 3], [5, 5, 5], [30, 2, 60, 9], [8, 1]]
+PRESETS = {"llama": "llama-1m", "tied": "llama-1m", "gpt2": "gpt2-1m", "window": "mistral-7b"}
+
+
+def tiny(kind: str, **changes: Any) -> Transformer:
+    shape = dict(
+        vocab_size=97,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=4 if kind == "gpt2" else 2,
+        head_dim=8,
+        intermediate_size=48,
+        max_positions=64,
+        init_std=0.3,
+        tie_embeddings=kind in ("gpt2", "tied"),
+        **({"sliding_window": 6} if kind == "window" else {}),
+    )
+    return build_model(preset(PRESETS[kind], {**shape, **changes}), seed=1)
+
+
+def without_cache(module: Transformer, prompt: list[int], count: int) -> tuple[list[int], list[float]]:
+    """Greedy ids and log-probabilities by running the whole text again for each token."""
+    module.eval()
+    ids, logprobs = list(prompt), []
+    for _ in range(count):
+        with torch.no_grad():
+            scores = module(torch.tensor([ids]))[0, -1].float().log_softmax(-1)
+        ids.append(int(scores.argmax()))
+        logprobs.append(float(scores.max()))
+    return ids[len(prompt) :], logprobs
+
+
+@pytest.mark.parametrize("kind", PRESETS)
+def test_cached_is_uncached(kind: str) -> None:
+    module = tiny(kind)
+    completions = generate_ids(module, PROMPTS, max_new_tokens=16, sampling=GREEDY, eos_ids=())
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        ids, logprobs = without_cache(module, prompt, 16)
+        assert completion.ids == ids
+        assert completion.logprobs == pytest.approx(logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", PRESETS)
+def test_logits_of_cached_decoding_are_those_of_one_pass(kind: str) -> None:
+    module = tiny(kind).eval()
+    ids = torch.randint(0, 97, (1, 20), generator=torch.Generator().manual_seed(0))
+    cache = KVCache(module.config, rows=1, max_length=20)
+    with torch.no_grad():
+        whole = module(ids)
+        steps = [module(ids[:, :8], cache=cache)] + [module(ids[:, at : at + 1], cache=cache) for at in range(8, 20)]
+    assert (torch.cat(steps, dim=1) - whole).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.01)])
+def test_company_in_the_batch_changes_nothing(sampling: Sampling) -> None:
+    module = tiny("llama")
+    together = generate_ids(module, PROMPTS, max_new_tokens=20, sampling=sampling, seeds=5)
+    assert len({tuple(completion.ids) for completion in together}) == len(PROMPTS)
+    for prompt, completion in zip(PROMPTS, together, strict=True):
+        alone = generate_ids(module, [prompt], max_new_tokens=20, sampling=sampling, seeds=5)[0]
+        assert (alone.ids, alone.finish_reason) == (completion.ids, completion.finish_reason)
+        assert completion.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+
+
+def test_small_batches_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny("llama")
+
+    def ids(max_rows: int) -> list[list[int]]:
+        return [each.ids for each in generate_ids(module, PROMPTS, max_new_tokens=6, seeds=1, max_rows=max_rows)]
+
+    whole = ids(64)
+    assert ids(3) == whole
+    monkeypatch.setattr("trivium.inference.engine._CACHE_TOKENS", 30)
+    assert ids(64) == whole
+
+
+def test_samples_of_one_prompt_share_its_computation_and_differ_by_seed() -> None:
+    module = tiny("llama")
+    tokens = []
+    module.embed.register_forward_pre_hook(lambda _, arguments: tokens.append(len(arguments[0])))
+    several = generate_ids(module, [PROMPTS[1]] * 4 + [PROMPTS[0]], max_new_tokens=5, seeds=[1, 2, 3, 1, 1])
+    assert tokens[:2] == [len(PROMPTS[1]) + len(PROMPTS[0]), 5]
+    assert several[0] == several[3]
+    assert len({tuple(completion.ids) for completion in several[:4]}) == 3
+    assert several[1].ids == generate_ids(module, [PROMPTS[1]], max_new_tokens=5, seeds=2)[0].ids
+
+
+def test_each_row_ends_for_its_own_reason_and_leaves_the_others_alone() -> None:
+    module = tiny("llama")
+    free = generate_ids(module, PROMPTS, max_new_tokens=12, sampling=GREEDY, eos_ids=())
+    end = free[1].ids[4]
+    ended = generate_ids(module, PROMPTS, max_new_tokens=12, sampling=GREEDY, eos_ids=[end])
+    for before, after in zip(free, ended, strict=True):
+        length = before.ids.index(end) + 1 if end in before.ids else 12
+        assert after.ids == before.ids[:length]
+        assert after.finish_reason == ("eos" if end in before.ids else "length")
+        assert len(after.logprobs) == len(after.sampling_logprobs) == length
+    assert {completion.finish_reason for completion in ended} == {"eos", "length"}
+
+
+def test_the_end_tokens_of_the_configuration_are_the_default() -> None:
+    free = generate_ids(tiny("llama"), PROMPTS[:1], max_new_tokens=12, sampling=GREEDY)
+    module = tiny("llama", eos_id=(96, free[0].ids[3]))
+    assert generate_ids(module, PROMPTS[:1], max_new_tokens=12, sampling=GREEDY)[0].finish_reason == "eos"
+
+
+def test_the_caller_sees_each_token_and_can_end_a_sample() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def watch(place: int, sample: Sample) -> bool:
+        seen.append((place, sample.completion.ids[-1]))
+        return place == 1 and len(sample.completion.ids) == 2
+
+    completions = generate_ids(tiny("llama"), PROMPTS[:3], max_new_tokens=4, eos_ids=(), on_token=watch)
+    assert [len(completion.ids) for completion in completions] == [4, 2, 4]
+    assert [completion.finish_reason for completion in completions] == ["length", "stop", "length"]
+    for place, completion in enumerate(completions):
+        assert [token for at, token in seen if at == place] == completion.ids
+
+
+def test_cancelling_keeps_what_there_is() -> None:
+    asked = iter([False, False, True])
+    completions = generate_ids(
+        tiny("llama"), PROMPTS[:4], max_new_tokens=9, eos_ids=(), max_rows=2, should_stop=lambda: next(asked)
+    )
+    assert [len(completion.ids) for completion in completions] == [2, 2, 0, 0]
+    assert {completion.finish_reason for completion in completions} == {"cancelled"}
+
+
+def test_a_module_in_training_comes_back_as_it_was() -> None:
+    module = tiny("gpt2", dropout=0.5).train()
+    module.blocks[0].eval()
+    modes = [part.training for part in module.modules()]
+    completions = generate_ids(module, PROMPTS, max_new_tokens=5, sampling=GREEDY, eos_ids=())
+    assert [part.training for part in module.modules()] == modes
+    assert completions == generate_ids(module.eval(), PROMPTS, max_new_tokens=5, sampling=GREEDY, eos_ids=())
+    module.train()
+    module(torch.tensor([[1, 2, 3]])).sum().backward()
+    assert module.embed.weight.grad is not None
+
+
+def test_logprobs_are_those_of_a_training_forward_pass_whatever_was_sampled() -> None:
+    module = tiny("llama").eval()
+    sampling = Sampling(temperature=0.6, top_k=30, repetition_penalty=1.2)
+    completion = generate_ids(module, [PROMPTS[1]], max_new_tokens=20, sampling=sampling, eos_ids=())[0]
+    ids = torch.tensor([PROMPTS[1] + completion.ids])
+    scores = module(ids)[0].log_softmax(-1)[len(PROMPTS[1]) - 1 : -1]
+    expected = scores.gather(1, torch.tensor(completion.ids)[:, None])[:, 0].tolist()
+    assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+    assert completion.sampling_logprobs != pytest.approx(expected, abs=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_bfloat16_decodes_close_to_one_pass(kind: str) -> None:
+    module = tiny(kind, init_std=0.1).to(torch.bfloat16)
+    for completion, prompt in zip(generate_ids(module, PROMPTS, max_new_tokens=10, eos_ids=()), PROMPTS, strict=True):
+        scores = module(torch.tensor([prompt + completion.ids]))[0].float().log_softmax(-1)[len(prompt) - 1 : -1]
+        expected = scores.gather(1, torch.tensor(completion.ids)[:, None])[:, 0].tolist()
+        assert completion.logprobs == pytest.approx(expected, abs=0.1)
+
+
+def test_under_autocast_the_cache_has_the_type_of_the_computation(monkeypatch: pytest.MonkeyPatch) -> None:
+    types = []
+    build = KVCache.__init__
+
+    def spy(self: KVCache, *arguments: Any, **settings: Any) -> None:
+        types.append(settings["dtype"])
+        build(self, *arguments, **settings)
+
+    monkeypatch.setattr(KVCache, "__init__", spy)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        generate_ids(tiny("llama"), PROMPTS, max_new_tokens=3)
+    generate_ids(tiny("llama"), PROMPTS, max_new_tokens=3)
+    assert types == [torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "count", "facts"),
+    [
+        ([], 4, ["prompt 1", "no token"]),
+        ([1] * 64, 4, ["prompt 1", "64 tokens", "at most 63"]),
+        ([1] * 60, 5, ["prompt 1", "60 prompt tokens", "max_new_tokens 5", "at most 4"]),
+        ([1], 0, ["max_new_tokens"]),
+        ([1], -3, ["max_new_tokens", "-3"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_counts(prompt: list[int], count: int, facts: list[str]) -> None:
+    with pytest.raises(TriviumError) as error:
+        generate_ids(tiny("llama"), [[1], prompt], max_new_tokens=count)
+    assert len(str(error.value).splitlines()) <= 5
+    for fact in facts:
+        assert fact in str(error.value)
+
+
+def test_the_whole_context_can_be_used() -> None:
+    for kind in ("llama", "gpt2"):
+        assert len(generate_ids(tiny(kind), [[1] * 60], max_new_tokens=4, eos_ids=())[0].ids) == 4
+
+
+def test_damaged_weights_are_said_to_be_damaged() -> None:
+    module = tiny("llama")
+    nn.init.constant_(module.final_norm.weight, float("nan"))
+    for sampling in (GREEDY, Sampling(top_p=0.9, top_k=4)):
+        with pytest.raises(ModelError, match="NaN"):
+            generate_ids(module, PROMPTS, max_new_tokens=2, sampling=sampling)
