@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,14 +31,17 @@ _PACKAGES = {".parquet": ("pyarrow", "data"), ".zst": ("zstandard", "data")}
 def refuse_wrong_combinations(resolved: ResolvedRecipe, environment: Mapping[str, str] = os.environ) -> None:
     """Raises ConfigError if this recipe cannot run here; imports no torch."""
     found = [
-        *_paths(resolved),
-        *_packages(resolved),
         *_pipeline(resolved),
         *_processes(resolved, environment),
         *_numbers(resolved),
         *_without_effect(resolved),
     ]
-    raise_first(found)
+    raise_first([*missing_things(resolved), *found])
+
+
+def missing_things(resolved: ResolvedRecipe) -> list[Problem]:
+    """Files, folders and packages that the recipe needs and that are not there."""
+    return [*_paths(resolved), *_packages(resolved)]
 
 
 def _problem(resolved: ResolvedRecipe, keys: Keys, text: str, fix: str, value: object = NO_VALUE) -> Problem:
@@ -72,10 +76,11 @@ def _paths(resolved: ResolvedRecipe) -> Iterator[Problem]:
         yield _problem(resolved, ("runs",), "runs must be a folder, this is a file", "name another one", recipe.runs)
 
 
+@cache
 def builtin_sources() -> tuple[str, ...]:
-    """Names of the readers in `data/sources`; some of them (`pydocs`) need no path."""
-    folder = Path(__file__).parent / "data" / "sources"
-    return tuple(sorted(file.stem for file in folder.glob("[!_]*.py")))
+    """Names of the sources that need no path (`pydocs`): files of `data/sources` that say `BUILT_IN = True`."""
+    files = sorted((Path(__file__).parent / "data" / "sources").glob("[!_]*.py"))
+    return tuple(file.stem for file in files if "\nBUILT_IN = True" in file.read_text(encoding="utf-8"))
 
 
 def _folder(resolved: ResolvedRecipe, keys: Keys, path: str, marker: str) -> Iterator[Problem]:

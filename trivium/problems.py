@@ -161,7 +161,7 @@ def _problem(item: Any, model: type[StrictModel], tree: Node, prefix: Keys, know
 
 def _fix(field: FieldInfo | None, value: object) -> str:
     fix = f"give {_allowed(field)}"
-    options = _literals(field.annotation) if field is not None else ()
+    options = literals(field.annotation) if field is not None else ()
     near = nearest(value, options) if isinstance(value, str) else None
     return f"did you mean {near}? ({fix})" if near else fix
 
@@ -265,10 +265,11 @@ def _type_words(annotation: Any) -> str:
     return simple.get(annotation, "a value")
 
 
-def _literals(annotation: Any) -> tuple[str, ...]:
+def literals(annotation: Any) -> tuple[str, ...]:
+    """The values a field allows, if it allows only some."""
     if get_origin(annotation) is Literal:
         return tuple(str(option) for option in get_args(annotation))
-    return tuple(option for part in get_args(annotation) for option in _literals(part))
+    return tuple(option for part in get_args(annotation) for option in literals(part))
 
 
 def _is_list(annotation: Any) -> bool:

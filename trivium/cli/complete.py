@@ -1,0 +1,62 @@
+"""Shell completion of recipes, settings and names; reads file names and classes, never torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """YAML files and folders that continue what was typed; those in recipes/ where nothing was typed."""
+    typed = Path(incomplete)
+    folder = typed if incomplete.endswith("/") else typed.parent
+    if not incomplete and Path("recipes").is_dir():
+        folder = Path("recipes")
+    if not folder.is_dir():
+        return []
+    entries = [f"{entry}/" if entry.is_dir() else str(entry) for entry in sorted(folder.iterdir())]
+    return [entry for entry in entries if entry.endswith(("/", ".yaml", ".yml")) and entry.startswith(incomplete)]
+
+
+def complete_key(incomplete: str) -> list[str]:
+    """Dotted keys of a recipe."""
+    return [key for key in all_keys() if key.startswith(incomplete)]
+
+
+def complete_override(incomplete: str) -> list[str]:
+    """`key=` and, for settings with a few allowed values, `key=value`."""
+    key, equals, _ = incomplete.partition("=")
+    if not equals:
+        return [f"{found}=" for found in all_keys() if found.startswith(incomplete)]
+    return [f"{key}={value}" for value in _values(key) if f"{key}={value}".startswith(incomplete)]
+
+
+def all_keys() -> dict[str, object]:
+    """Every dotted key of a recipe, with the settings of all built-in methods and optimisers."""
+    from trivium.config import recipe_keys
+    from trivium.problems import fields_below
+    from trivium.registry import component, names
+
+    keys: dict[str, object] = dict(recipe_keys())
+    for name in names("methods"):
+        keys.update(fields_below(component("methods", name).Config, "method."))
+    for name in names("optim"):
+        keys.update(fields_below(component("optim", name).Config, "train.optimizer."))
+    return keys
+
+
+def _values(key: str) -> list[str]:
+    from trivium.config import recipe_keys
+    from trivium.models.build import presets
+    from trivium.problems import literals
+    from trivium.registry import names
+
+    if key in ("method", "method.name"):
+        return list(names("methods"))
+    if key in ("train.optimizer", "train.optimizer.name"):
+        return list(names("optim"))
+    if key == "model.preset":
+        return presets()
+    field = recipe_keys().get(key)
+    if field is None:
+        return []
+    return ["true", "false"] if field.annotation is bool else list(literals(field.annotation))

@@ -1,0 +1,65 @@
+"""`trivium tokenizer`: train one, and see what it does to a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from trivium.cli.output import Json, show
+
+app = typer.Typer(help="Train and try tokenizers.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def train(
+    sources: Annotated[list[str], typer.Argument(help="Files, folders or built-in sources (pydocs).")],
+    output: Annotated[Path, typer.Option("--output", help="Folder to write.")],
+    vocab_size: Annotated[int, typer.Option(help="Number of tokens.")] = 8192,
+    split: Annotated[Literal["gpt4", "gpt2"], typer.Option(help="How text is cut before tokens are learnt.")] = "gpt4",
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the folder if it is a tokenizer.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Learn a byte-level BPE vocabulary from documents."""
+    from trivium.artifacts.record import parent_of
+    from trivium.artifacts.writer import check_target, write_artifact
+    from trivium.data.intake import Intake
+    from trivium.data.reading import read_documents
+    from trivium.recipe import Source
+    from trivium.tokenizers.train import train_bpe
+
+    check_target(output, kind="tokenizer", replace=replace)
+    intake = Intake()
+    texts = (
+        document.text for name in sources for document in read_documents(Source.model_validate({"path": name}), intake)
+    )
+    tokenizer = train_bpe(texts, vocab_size=vocab_size, split=split)
+    settings = {"sources": sources, "vocab_size": vocab_size, "split": split}
+    parents = [parent_of(Path(name), role="documents") for name in sources if Path(name).exists()]
+    with write_artifact(output, kind="tokenizer", parents=parents, config=settings, replace=replace) as folder:
+        tokenizer.save(folder)
+    for message in tokenizer.messages:
+        typer.echo(message, err=True)
+    result = {"folder": str(output), "vocab_size": tokenizer.vocab_size}
+    show(result, as_json=as_json, text=f"{tokenizer.vocab_size} tokens in {output}")
+
+
+@app.command()
+def encode(
+    folder: Annotated[Path, typer.Argument(help="A tokenizer or model folder.")],
+    text: Annotated[str, typer.Argument(help="The text, or - to read it from the input.")],
+    as_json: Json = False,
+) -> None:
+    """Show the tokens of a text."""
+    import sys
+
+    from trivium.tokenizers.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(folder)
+    words = sys.stdin.read() if text == "-" else text
+    ids = tokenizer.encode(words)
+    pieces = [tokenizer.decode([token], skip_special=False) for token in ids]
+    lines = [f"{token:>7}  {piece!r}" for token, piece in zip(ids, pieces, strict=True)]
+    lines.append(f"{len(ids)} tokens for {len(words.encode())} bytes")
+    show({"ids": ids, "tokens": pieces}, as_json=as_json, text="\n".join(lines))
