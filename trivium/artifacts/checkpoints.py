@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trivium.artifacts import faults
-from trivium.artifacts.manifest import MANIFEST, read_manifest, verify
+from trivium.artifacts.manifest import MANIFEST, read_manifest, unreadable, verify
 from trivium.artifacts.record import Parent
 from trivium.artifacts.temporary import flush, remove_leftovers
 from trivium.artifacts.writer import explained, remove_artifact, require_space, write_artifact, write_file
@@ -66,7 +66,8 @@ class CheckpointStore:
     def latest(self) -> Path | None:
         """The newest checkpoint that verifies, None without one. Damaged newer ones are set aside with a message."""
         if self.folder.is_dir():
-            remove_leftovers(self.folder)
+            with explained(self.folder):
+                remove_leftovers(self.folder)
         verified = self._verified(1)
         return verified[0] if verified else None
 
@@ -85,7 +86,10 @@ class CheckpointStore:
         """The steps of all complete checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
-        names = [entry.name for entry in faults.listdir(self.folder) if (Path(entry.path) / MANIFEST).is_file()]
+        try:
+            names = [entry.name for entry in faults.listdir(self.folder) if (Path(entry.path) / MANIFEST).is_file()]
+        except OSError as error:
+            raise unreadable(self.folder, error) from error
         return sorted(int(match[1]) for match in map(_NAME.match, names) if match)
 
     def path(self, step: int) -> Path:

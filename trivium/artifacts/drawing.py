@@ -5,15 +5,16 @@ It is dark on a page whose `color-scheme` is dark, light on any other.
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 from trivium.artifacts.graph import Edge, Graph, Node
 from trivium.artifacts.layout import Layout, Slot, lay_out
 
-_WIDTH, _HEIGHT = 176.0, 60.0
+_WIDTH, _HEIGHT = 184.0, 60.0
 _SLOT, _GAP, _BETWEEN, _MARGIN = 18.0, 16.0, 66.0, 10.0
 _LABEL_HEIGHT, _LABEL_CHARACTER = 13.0, 6.2
-_NAME_CHARACTERS = 23
+_NAME_CHARACTERS = 21
 _HUES = {"model": 212, "checkpoint": 186, "tokenizer": 282, "adapter": 150, "tokens": 32, "dataset": 32, "index": 330}
 _STYLE = """
 .lineage{--paper:#fff;--ink:#1c2430;--faint:#667085;--line:#98a2b3;--bad:#c4320a;max-width:100%;height:auto;
@@ -24,7 +25,7 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 .lineage .box{fill:light-dark(hsl(var(--hue) 55% 96%),hsl(var(--hue) 45% 17%))}}
 .lineage .start .box{stroke-width:2.5}.lineage .bad .box{stroke:var(--bad);stroke-dasharray:5 3}
 .lineage text{fill:var(--ink);font-size:12px}.lineage .kind{font-size:10.5px;fill:var(--faint)}
-.lineage .bad .kind{fill:var(--bad);font-weight:600}.lineage .name{font-weight:600;font-size:12.5px}
+.lineage .bad .kind{fill:var(--bad);font-weight:600}.lineage .name{font-weight:600}
 .lineage .more{font-size:10.5px;fill:var(--faint)}.lineage path{fill:none;stroke:var(--line);stroke-width:1.4}
 .lineage .role{font-size:10.5px;text-anchor:middle;paint-order:stroke;stroke:var(--paper);stroke-width:4px}
 """
@@ -153,7 +154,7 @@ def _label(
 def _short(name: str) -> str:
     """The end of a path is what tells it from others."""
     parts = [part for part in name.rstrip("/").split("/") if part != "checkpoints"]
-    tail = "/".join(parts[-3:] if parts[-1] == "model" else parts[-2:])
+    tail = re.sub(r"step-0+(?=\d)", "step-", "/".join(parts[-3:] if parts[-1] == "model" else parts[-2:]))
     if len(tail) <= _NAME_CHARACTERS:
         return tail
     half = (_NAME_CHARACTERS - 1) // 2

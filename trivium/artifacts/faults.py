@@ -26,7 +26,7 @@ def _before(operation: str, path: Path) -> int | None:
 
 def open(path: Path, flags: int) -> int:
     """A file descriptor; created files get the permissions of the user's umask."""
-    _before("open", path)
+    _before("create" if flags & os.O_CREAT else "open", path)
     return os.open(path, flags | os.O_CLOEXEC, 0o666)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trivium.artifacts import faults
-from trivium.artifacts.paths import inside
+from trivium.artifacts.paths import relative_name
 from trivium.errors import ArtifactDamaged, ArtifactError
 
 MANIFEST = "MANIFEST.json"
@@ -181,7 +181,7 @@ def read_manifest(root: Path) -> Manifest:
             fix="restore the folder from a copy, or delete it and make it again",
         )
     for name in files:
-        inside(root, name)
+        relative_name(name, root=root)
     return manifest
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trivium.artifacts.writer import explained, write_plain
+from trivium.artifacts.writer import write_plain
 from trivium.errors import ArtifactDamaged, ArtifactError
 from trivium.lazy import torch
 
@@ -57,8 +57,7 @@ def save_state(folder: Path, name: str, state: Any) -> None:
     structure = collector.encode(state, "")
     text = json.dumps(structure, allow_nan=False)
     write_tensors(folder / f"{name}.safetensors", collector.tensors)
-    with explained(folder):
-        write_plain(folder / f"{name}.json", iter([text.encode()]))
+    write_plain(folder / f"{name}.json", iter([text.encode()]))
 
 
 def load_state(folder: Path, name: str) -> Any:
@@ -103,8 +102,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
             for start in range(0, len(data), _WRITE_CHUNK):
                 yield data[start : start + _WRITE_CHUNK]
 
-    with explained(path):
-        write_plain(path, chunks())
+    write_plain(path, chunks())
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

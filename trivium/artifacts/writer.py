@@ -40,6 +40,19 @@ from trivium.artifacts.temporary import (
 )
 from trivium.errors import ArtifactDamaged, ArtifactError
 
+__all__ = [
+    "DiskFull",
+    "JsonLines",
+    "check_target",
+    "explained",
+    "make_folder",
+    "remove_artifact",
+    "require_space",
+    "write_artifact",
+    "write_file",
+    "write_plain",
+]
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -125,12 +138,13 @@ def write_file(path: Path, data: bytes | str) -> None:
 
 def write_plain(path: Path, chunks: Iterator[bytes | memoryview]) -> None:
     """Write a new file inside the folder that `write_artifact` yielded (which is flushed as a whole later)."""
-    descriptor = faults.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    try:
-        for chunk in chunks:
-            faults.write(descriptor, chunk, path)
-    finally:
-        os.close(descriptor)
+    with explained(path):
+        descriptor = faults.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            for chunk in chunks:
+                faults.write(descriptor, chunk, path)
+        finally:
+            os.close(descriptor)
 
 
 def require_space(folder: Path, size: int, *, purpose: str) -> None:
