@@ -22,6 +22,8 @@ from trivium.models import families
 from trivium.models.config import ModelConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trivium.models.transformer import Transformer
 
 
@@ -86,42 +88,33 @@ def build_model(
 
     dtype: of the parameters; default float32.
     """
-    model = empty_model(config).to(torch.float32 if dtype is None else dtype)
-    model.to_empty(device=device)
-    model.tie()
-    init_weights(model, seed=seed)
+    from trivium.models.transformer import Transformer
+
+    model = Transformer(config)
+    with torch.no_grad():
+        weights = {
+            name: initial_weight(name, tuple(parameter.shape), config, seed=seed).to(device=device, dtype=dtype)
+            for name, parameter in model.named_parameters()
+        }
+    model.assign(weights)
     return model
 
 
-def empty_model(config: ModelConfig) -> Transformer:
-    """A model whose parameters have shapes but no memory."""
-    from trivium.models.transformer import Transformer
-
-    with torch.device("meta"):
-        return Transformer(config)
-
-
-def init_weights(model: Transformer, *, seed: int) -> None:
-    """Fill every parameter in place.
+def initial_weight(name: str, shape: tuple[int, ...], config: ModelConfig, *, seed: int) -> Tensor:
+    """The first value of the parameter `name`, float32 on the CPU.
 
     Norms are the identity and biases zero. All other weights are normal with standard deviation `init_std`; the
     last linear layer of each residual branch is divided by sqrt(2 * num_layers), so that the residual stream keeps
     its size however many branches add to it (GPT-2, Radford et al. 2019). Each parameter has its own random stream,
-    drawn in float32 on the CPU from (seed, parameter name): the same on every device, and untouched by the others.
+    from (seed, name): the same on every device, and untouched by the others or by torch's global random state.
     """
-    std, branches = model.config.init_std, 2 * model.config.num_layers
-    for name, parameter in model.named_parameters():
-        kind = name.rsplit(".", 1)[-1]
-        with torch.no_grad():
-            if kind == "bias":
-                parameter.zero_()
-            elif "norm" in name:
-                parameter.fill_(1.0)
-            else:
-                residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
-                scale = std / math.sqrt(branches) if residual else std
-                values = torch.empty(parameter.shape, dtype=torch.float32)
-                parameter.copy_(values.normal_(0.0, scale, generator=_stream(seed, name)))
+    if name.endswith("bias"):
+        return torch.zeros(shape, dtype=torch.float32)
+    if "norm" in name:
+        return torch.ones(shape, dtype=torch.float32)
+    residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
+    scale = config.init_std / math.sqrt(2 * config.num_layers) if residual else config.init_std
+    return torch.empty(shape, dtype=torch.float32).normal_(0.0, scale, generator=_stream(seed, name))
 
 
 def _stream(seed: int, name: str) -> torch.Generator:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from trivium.artifacts.paths import inside
 from trivium.errors import ModelError
 from trivium.lazy import torch
-from trivium.models.build import empty_model, family, family_names, first_problem
+from trivium.models.build import family, family_names, first_problem
 from trivium.models.config import ModelConfig
 from trivium.models.huggingface import Key, expand
 
@@ -53,20 +53,18 @@ def load_model(
 
     Raises ModelError naming what is missing, unknown, malformed or of another shape.
     """
+    from trivium.models.transformer import Transformer
+
     path = Path(folder)
     raw = _read_json(path / CONFIG)
     config = _config_of(path, raw)
     dtype = _stored_dtype(raw) if dtype is None else dtype
-    model = empty_model(config)
+    model = Transformer(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     with ExitStack() as files:
         found = _tensor_sources(path, files)
         weights = _own_weights(path, config, shapes, found)
-    prepared = {name: _prepared(tensor, dtype, device) for name, tensor in weights.items()}
-    if config.tie_embeddings:
-        prepared["head.weight"] = prepared["embed.weight"]
-    model.load_state_dict(prepared, assign=True)
-    model.tie()
+    model.assign({name: _prepared(tensor, dtype, device) for name, tensor in weights.items()})
     return model
 
 
@@ -85,9 +83,10 @@ def save_model(
     """
     from trivium.artifacts.tensors import write_tensors
     from trivium.artifacts.writer import write_plain
+    from trivium.models.transformer import Transformer
 
     path, file = Path(folder), family(config.family)
-    expected = [name for name, _ in empty_model(config).named_parameters()]
+    expected = [name for name, _ in Transformer(config).named_parameters()]
     _same_names(path, expected, set(state_dict) - {"head.weight"} if config.tie_embeddings else set(state_dict))
     kind = _dtype_name(dtype or state_dict[expected[0]].dtype)
 

@@ -8,7 +8,7 @@ Shapes: T tokens, D width, V vocabulary, H query heads, K key/value heads, C wid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -33,10 +33,25 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class Linear(nn.Linear):
+    """A linear layer that leaves its first values to `init_weights` or a file."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: torch's own would draw from the global random state."""
+
+
+class Embedding(nn.Embedding):
+    """An embedding that leaves its first values to `init_weights` or a file."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: torch's own would draw from the global random state."""
+
+
 def make_norm(config: ModelConfig) -> nn.Module:
     """The norm of `config`, over the last dimension."""
-    kind = nn.RMSNorm if config.norm == "rmsnorm" else nn.LayerNorm
-    return kind(config.hidden_size, eps=config.norm_eps)
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
 
 
 class Attention(nn.Module):
@@ -47,10 +62,10 @@ class Attention(nn.Module):
         self.layer, self.head_dim, self.dropout = layer, config.head_dim, config.attention_dropout
         bias = "attention" in config.biases
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.query = nn.Linear(config.hidden_size, queries, bias=bias)
-        self.key = nn.Linear(config.hidden_size, keys, bias=bias)
-        self.value = nn.Linear(config.hidden_size, keys, bias=bias)
-        self.output = nn.Linear(queries, config.hidden_size, bias=bias)
+        self.query = Linear(config.hidden_size, queries, bias=bias)
+        self.key = Linear(config.hidden_size, keys, bias=bias)
+        self.value = Linear(config.hidden_size, keys, bias=bias)
+        self.output = Linear(queries, config.hidden_size, bias=bias)
 
     def forward(self, hidden: Tensor, plan: Plan) -> Tensor:
         """[T, D] -> [T, D]."""
@@ -71,9 +86,9 @@ class GatedMLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         bias = "mlp" in config.biases
-        self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=bias)
+        self.gate = Linear(config.hidden_size, config.intermediate_size, bias=bias)
+        self.up = Linear(config.hidden_size, config.intermediate_size, bias=bias)
+        self.down = Linear(config.intermediate_size, config.hidden_size, bias=bias)
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -88,8 +103,8 @@ class PlainMLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         bias = "mlp" in config.biases
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=bias)
+        self.up = Linear(config.hidden_size, config.intermediate_size, bias=bias)
+        self.down = Linear(config.intermediate_size, config.hidden_size, bias=bias)
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -111,14 +126,16 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor, plan: Plan) -> Tensor:
         """[T, D] -> [T, D]."""
-        mixed: Tensor = self.attention(self.attention_norm(hidden), plan)
-        hidden = hidden + self.dropout(mixed)
-        made: Tensor = self.mlp(self.mlp_norm(hidden))
-        return hidden + self.dropout(made)
+        mixed: Tensor = self.dropout(self.attention(self.attention_norm(hidden), plan))
+        hidden = hidden + mixed
+        made: Tensor = self.dropout(self.mlp(self.mlp_norm(hidden)))
+        return hidden + made
 
 
 class Transformer(nn.Module):
     """A decoder: embed, blocks, final_norm, head.
+
+    Its parameters have shapes but no memory (device "meta") until `build_model` or `load_model` gives them values.
 
     activation_checkpointing: keep only each block's input, and compute the rest again in the backward pass.
     """
@@ -127,20 +144,30 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        with torch.device("meta"):
+            self._build(config)
+        self.tie()
+
+    def _build(self, config: ModelConfig) -> None:
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.position_embed = (
-            nn.Embedding(config.max_positions, config.hidden_size) if config.positions == "learned" else None
+            Embedding(config.max_positions, config.hidden_size) if config.positions == "learned" else None
         )
         self.embed_dropout = nn.Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.final_norm = make_norm(config)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.tie()
+        self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def tie(self) -> None:
         """Make the head use the embedding's weight, if the configuration says so."""
         if self.config.tie_embeddings:
             self.head.weight = self.embed.weight
+
+    def assign(self, weights: Mapping[str, Tensor]) -> None:
+        """Make `weights`, by name and without a tied head, the parameters; they are not copied."""
+        tied = {"head.weight": weights["embed.weight"]} if self.config.tie_embeddings else {}
+        self.load_state_dict({**weights, **tied}, assign=True)
+        self.tie()
 
     def forward(
         self,
