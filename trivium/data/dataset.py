@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from trivium.data.batch import IGNORE
 from trivium.data.samples import Sample, TokenSequence
 from trivium.data.table import Ints, TokenTable
-from trivium.data.tokenise import TokenShard
+from trivium.recipe import DataSection, Source
 
 if TYPE_CHECKING:
     from trivium.tokenizers.tokenizer import Tokenizer
 
-__all__ = ["Dataset", "Part", "Sample", "TokenSequence", "documents_dataset"]
+__all__ = ["Dataset", "Kind", "Part", "Sample", "TokenSequence", "open_dataset"]
+
+Kind = Literal["documents", "instructions", "preferences", "prompts"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Dataset:
     account:  what `summary()` says beyond what the tokens themselves say.
     """
 
-    kind: str
+    kind: Kind
     table: TokenTable
     owners: Ints
     parts: Sequence[Part]
@@ -69,7 +72,7 @@ class Dataset:
     @property
     def pad_id(self) -> int:
         """The token that fills up a shape; never a target."""
-        return self.tokenizer.pad_id
+        return self.tokenizer.eos_id if self.tokenizer.pad_id is None else self.tokenizer.pad_id
 
     def sample_id(self, number: int) -> str:
         """The lasting name of a sample."""
@@ -109,9 +112,9 @@ class Dataset:
         """SHA-256 over everything a model can see: tokens, targets, order and fields."""
         digest = hashlib.sha256(f"{self.kind} {self.table.next_token}".encode())
         for array in (self.table.shard, self.table.start, self.table.length, self.owners):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         for tokens, trained in zip(self.table.tokens, self.table.trained, strict=True):
-            digest.update(np.ascontiguousarray(tokens, dtype="<u4"))
+            digest.update(np.ascontiguousarray(tokens, dtype="<u4").data)
             digest.update(b"all" if trained is None else np.packbits(trained).tobytes())
         for name, values in sorted(self.fields.items()):
             digest.update(name.encode() + values.tobytes())
@@ -147,86 +150,6 @@ class Dataset:
         return {"id": sample.id, "sequences": shown}
 
 
-def documents_dataset(
-    shards: Sequence[TokenShard],
-    *,
-    tokenizer: Tokenizer,
-    sequence_length: int,
-    parts: Sequence[tuple[str, float, int]] = (("documents", 1.0, -1),),
-    account: Mapping[str, Any] | None = None,
-) -> Dataset:
-    """Documents cut into sequences of `sequence_length` inputs.
-
-    Consecutive pieces overlap by one token, the last target of one being the first input of the next, so that each
-    token but a document's first is a target exactly once.
-    parts: (name, weight, number of shards) of each source; -1: all shards.
-    """
-    found = [_pieces(shard, sequence_length) for shard in shards]
-    none = np.zeros(0, dtype=np.int64)
-    counts = [len(pieces.start) for pieces in found]
-    ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.array(counts, dtype=np.int64))])
-    table = TokenTable(
-        tokens=[shard.tokens for shard in shards],
-        trained=[None] * len(shards),
-        shard=np.repeat(np.arange(len(shards), dtype=np.int64), counts),
-        start=np.concatenate([pieces.start for pieces in found] or [none]),
-        length=np.concatenate([pieces.length for pieces in found] or [none]),
-    )
-
-    def name_of(sample: int) -> str:
-        shard = int(np.searchsorted(ends, sample, side="right")) - 1
-        at = sample - int(ends[shard])
-        pieces = found[shard]
-        name = shards[shard].ids[int(pieces.document[at])]
-        return f"{name}#{int(pieces.piece[at])}" if pieces.cut[pieces.document[at]] else name
-
-    spans, at = [], 0
-    for name, weight, number in parts:
-        until = len(shards) if number < 0 else at + number
-        spans.append(Part(name, weight, int(ends[at]), int(ends[until])))
-        at = until
-    return Dataset(
-        kind="documents",
-        table=table,
-        owners=np.arange(len(table.length) + 1, dtype=np.int64),
-        parts=spans,
-        name_of=name_of,
-        tokenizer=tokenizer,
-        account={
-            "documents": sum(len(shard.lengths) for shard in shards),
-            "bytes": int(sum(shard.sizes.sum() for shard in shards)),
-            "cut_documents": int(sum(pieces.cut.sum() for pieces in found)),
-            **(account or {}),
-        },
-    )
-
-
-@dataclass(frozen=True)
-class _Pieces:
-    """Where the documents of a shard are cut: [pieces] each, but cut: [documents]."""
-
-    start: Ints
-    length: Ints
-    document: Ints
-    piece: Ints
-    cut: NDArray[np.bool_]
-
-
-def _pieces(shard: TokenShard, sequence_length: int) -> _Pieces:
-    inputs = np.maximum(shard.lengths - 1, 0)
-    counts = -(-inputs // sequence_length)
-    document = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-    piece = np.arange(len(document), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
-    begin = (np.cumsum(shard.lengths) - shard.lengths)[document]
-    return _Pieces(
-        start=begin + piece * sequence_length,
-        length=np.minimum(sequence_length, inputs[document] - piece * sequence_length),
-        document=document,
-        piece=piece,
-        cut=counts > 1,
-    )
-
-
 def _histogram(lengths: Ints) -> dict[str, int]:
     """Samples by length, in powers of two: {"1": ..., "2-3": ..., "4-7": ...}."""
     if not len(lengths):
@@ -234,3 +157,25 @@ def _histogram(lengths: Ints) -> dict[str, int]:
     counts = np.bincount(np.log2(np.maximum(lengths, 1)).astype(np.int64))
     names = ["1", *(f"{1 << power}-{(2 << power) - 1}" for power in range(1, len(counts)))]
     return {name: int(count) for name, count in zip(names, counts, strict=True)}
+
+
+def open_dataset(
+    sources: Sequence[Source],
+    *,
+    kind: Kind,
+    tokenizer: Tokenizer,
+    settings: DataSection,
+    cache: Path | None = None,
+) -> Dataset:
+    """Read, tokenise and check the sources.
+
+    Sources are a mixture if any of them has a `weight`; otherwise they are simply one after the other, each row
+    once an epoch.
+    cache: folder in which tokenised documents are kept for the next start; None: everything stays in memory.
+
+    Raises DataError for what cannot be read or must not be trained on.
+    """
+    from trivium.data import opening
+
+    opened = opening.open_documents if kind == "documents" else opening.open_samples
+    return opened(sources, kind=kind, tokenizer=tokenizer, settings=settings, cache=cache)

@@ -18,6 +18,7 @@ import numpy as np
 from trivium.data.batch import IGNORE, Batch, Layout
 from trivium.data.mixture import Mixture
 from trivium.data.packing import EpochPlan, Ints, Packing
+from trivium.data.samples import Sample
 from trivium.errors import DataError
 from trivium.lazy import torch
 
@@ -118,9 +119,13 @@ class Loader:
             for sample in self._row(position).tolist()
         ]
 
+    def samples(self, index: int) -> list[Sample]:
+        """The raw samples of this rank in update `index`."""
+        return [self.dataset.sample(sample) for row in self._rows_of(index) for sample in row.tolist()]
+
     def update(self, index: int) -> list[Batch]:
         """The micro-batches of this rank in update `index`; equally many on each rank."""
-        mine = [self._row(index * self.rows + at) for at in range(self.rank, self.rows, self.world)]
+        mine = self._rows_of(index)
         most = -(-self.rows // self.world)
         return [
             self._batch(mine[start : start + self.micro_rows], self.micro_rows)
@@ -149,6 +154,10 @@ class Loader:
         mine = rows[self.rank :: self.world]
         for start in range(0, -(-len(rows) // self.world), size):
             yield self._batch(mine[start : start + size], size)
+
+    def _rows_of(self, index: int) -> list[Ints]:
+        """This rank's rows of an update."""
+        return [self._row(index * self.rows + at) for at in range(self.rank, self.rows, self.world)]
 
     def _row(self, position: int) -> Ints:
         part, number = self._mixture.locate(position)

@@ -1,0 +1,93 @@
+"""Documents as samples: each is cut into sequences that fit a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trivium.data.dataset import Dataset, Part
+from trivium.data.table import Ints, TokenTable
+from trivium.data.tokenise import TokenShard
+
+if TYPE_CHECKING:
+    from trivium.tokenizers.tokenizer import Tokenizer
+
+
+def documents_dataset(
+    shards: Sequence[TokenShard],
+    *,
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    parts: Sequence[tuple[str, float, int, int]] | None = None,
+    account: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Documents cut into sequences of `sequence_length` inputs.
+
+    Consecutive pieces overlap by one token, the last target of one being the first input of the next, so that each
+    token but a document's first is a target exactly once.
+    parts: (name, weight, first shard, one past the last shard) of each source; default: all shards are one.
+    """
+    found = [_pieces(shard, sequence_length) for shard in shards]
+    none = np.zeros(0, dtype=np.int64)
+    counts = [len(pieces.start) for pieces in found]
+    ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.array(counts, dtype=np.int64))])
+    table = TokenTable(
+        tokens=[shard.tokens for shard in shards],
+        trained=[None] * len(shards),
+        shard=np.repeat(np.arange(len(shards), dtype=np.int64), counts),
+        start=np.concatenate([pieces.start for pieces in found] or [none]),
+        length=np.concatenate([pieces.length for pieces in found] or [none]),
+    )
+
+    def name_of(sample: int) -> str:
+        shard = int(np.searchsorted(ends, sample, side="right")) - 1
+        at = sample - int(ends[shard])
+        pieces = found[shard]
+        name = shards[shard].ids[int(pieces.document[at])]
+        return f"{name}#{int(pieces.piece[at])}" if pieces.cut[pieces.document[at]] else name
+
+    spans = parts or [("documents", 1.0, 0, len(shards))]
+    return Dataset(
+        kind="documents",
+        table=table,
+        owners=np.arange(len(table.length) + 1, dtype=np.int64),
+        parts=[Part(name, weight, int(ends[first]), int(ends[last])) for name, weight, first, last in spans],
+        name_of=name_of,
+        tokenizer=tokenizer,
+        account={
+            "documents": sum(len(shard.lengths) for shard in shards),
+            "bytes": int(sum(shard.sizes.sum() for shard in shards)),
+            "cut_documents": int(sum(pieces.cut.sum() for pieces in found)),
+            **(account or {}),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Where the documents of a shard are cut: [pieces] each, but cut: [documents]."""
+
+    start: Ints
+    length: Ints
+    document: Ints
+    piece: Ints
+    cut: NDArray[np.bool_]
+
+
+def _pieces(shard: TokenShard, sequence_length: int) -> _Pieces:
+    inputs = np.maximum(shard.lengths - 1, 0)
+    counts = -(-inputs // sequence_length)
+    document = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    piece = np.arange(len(document), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
+    begin = (np.cumsum(shard.lengths) - shard.lengths)[document]
+    return _Pieces(
+        start=begin + piece * sequence_length,
+        length=np.minimum(sequence_length, inputs[document] - piece * sequence_length),
+        document=document,
+        piece=piece,
+        cut=counts > 1,
+    )

@@ -1,0 +1,223 @@
+"""Finding the reader for a source: `data/sources/<name>.py` is the registry.
+
+A reader has `EXTENSIONS` (which files are its own) and one of
+
+    rows(file, intake)       objects or table rows
+    documents(file, intake)  whole documents
+
+A reader with `BUILT_IN = True` needs no file and is named by its own name (`pydocs`); one with `FOLDER = True` looks at
+every file of a folder and decides itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from trivium.data.documents import Document
+from trivium.data.intake import InputFile, Intake, Row
+from trivium.errors import DataError
+from trivium.nearest import nearest
+from trivium.recipe import Source
+
+Item = TypeVar("Item")
+
+ROW_SHAPES = frozenset({"messages", "sharegpt", "alpaca", "prompt_completion"})
+"""Values of `format` that say what rows mean and not how files are read."""
+
+
+def read_documents(source: Source, intake: Intake) -> Iterator[Document]:
+    """The documents of a source, in a stable order; one at a time."""
+    built_in = _built_in(source)
+    if built_in is not None:
+        intake.formats[source.path] += 1
+        yield from built_in.documents(InputFile(Path(), source.path), intake)
+        return
+    found = False
+    for file, reader in _files(source, intake):
+        if hasattr(reader, "documents"):
+            documents = reader.documents(file, intake)
+        else:
+            documents = _documents_of(reader.rows(file, intake), source.text_field, intake)
+        for document in _guarded(documents, intake):
+            found = True
+            yield document
+    if not found and not intake.quarantined:
+        raise DataError("the source holds no documents", where=source.path, fix="check that the file is not empty")
+
+
+def read_rows(source: Source, intake: Intake) -> Iterator[Row]:
+    """The rows of a source of instructions, preferences or prompts."""
+    found = False
+    for file, reader in _files(source, intake):
+        if not hasattr(reader, "rows"):
+            raise DataError(
+                "rows are needed here, and this file holds plain text",
+                where=file.path,
+                fix=f"use one of {', '.join(_extensions(rows_only=True))}",
+            )
+        for row in _guarded(reader.rows(file, intake), intake):
+            found = True
+            yield row
+    if not found and not intake.quarantined:
+        raise DataError("the source holds no rows", where=source.path, fix="check that the file is not empty")
+
+
+def input_files(source: Source) -> list[Path]:
+    """The files a source is read from; none for a built-in source."""
+    return [] if _built_in(source) is not None else [file.path for file, _ in _files(source, Intake())]
+
+
+@cache
+def _readers() -> dict[str, ModuleType]:
+    names = sorted(file.stem for file in (Path(__file__).parent / "sources").glob("[!_]*.py"))
+    return {name: importlib.import_module(f"trivium.data.sources.{name}") for name in names}
+
+
+def _guarded(items: Iterator[Item], intake: Intake) -> Iterator[Item]:
+    """The same items; an error that ends a whole file goes to `intake` like one that ends a row."""
+    try:
+        yield from items
+    except DataError as error:
+        intake.reject(error)
+
+
+def _built_in(source: Source) -> ModuleType | None:
+    reader = _readers().get(source.path)
+    if reader is None or not getattr(reader, "BUILT_IN", False) or Path(source.path).exists():
+        return None
+    return reader
+
+
+def _files(source: Source, intake: Intake) -> Iterator[tuple[InputFile, ModuleType]]:
+    """The files of a source and what reads each of them."""
+    path = Path(source.path).expanduser()
+    forced = _forced(source)
+    if path.is_dir():
+        yield from _folder(path, forced, intake)
+        return
+    if not path.exists():
+        raise _missing(path)
+    reader = forced or _by_extension(path)
+    if reader is None:
+        raise DataError(
+            "the kind of this file is not known from its name",
+            where=path,
+            value=path.name,
+            fix=f"name the format (format: jsonl), or use one of {', '.join(_extensions())}",
+        )
+    intake.formats[_name(reader)] += 1
+    yield InputFile(path, path.name), reader
+
+
+def _folder(folder: Path, forced: ModuleType | None, intake: Intake) -> Iterator[tuple[InputFile, ModuleType]]:
+    found = False
+    for path in _walk(folder):
+        reader = forced or _by_extension(path)
+        if reader is None:
+            intake.skipped[f"unknown extension {path.suffix}" if path.suffix else "no extension"] += 1
+            continue
+        found = True
+        intake.formats[_name(reader)] += 1
+        yield InputFile(path, path.relative_to(folder).as_posix()), reader
+    if not found:
+        raise DataError(
+            "the folder holds no file that can be read",
+            where=folder,
+            value=", ".join(f"{count} with {reason}" for reason, count in intake.skipped.items()) or "no files at all",
+            fix=f"use one of {', '.join(_extensions())}, or name the format",
+        )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """The files below a folder by name, without hidden ones; links to folders are not followed."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path)
+        elif path.is_file():
+            yield path
+
+
+def _forced(source: Source) -> ModuleType | None:
+    if source.format == "auto" or source.format in ROW_SHAPES:
+        return None
+    reader = _readers().get(source.format)
+    if reader is None:
+        known = [*sorted(_readers()), *sorted(ROW_SHAPES)]
+        near = nearest(source.format, known)
+        raise DataError(
+            "unknown format",
+            where=source.path,
+            value=source.format,
+            fix=f"did you mean {near}?" if near else f"use one of {', '.join(known)}",
+        )
+    return reader
+
+
+def _by_extension(path: Path) -> ModuleType | None:
+    name = path.name.lower()
+    return next((reader for reader in _readers().values() if name.endswith(reader.EXTENSIONS)), None)
+
+
+def _name(reader: ModuleType) -> str:
+    return reader.__name__.rpartition(".")[2]
+
+
+def _extensions(*, rows_only: bool = False) -> list[str]:
+    readers = [reader for reader in _readers().values() if not rows_only or hasattr(reader, "rows")]
+    return sorted({extension for reader in readers for extension in reader.EXTENSIONS})
+
+
+def _missing(path: Path) -> DataError:
+    built_in = [name for name, reader in _readers().items() if getattr(reader, "BUILT_IN", False)]
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = nearest(path.name, [*beside, *built_in])
+    return DataError(
+        "there is no such file or folder",
+        where=path,
+        fix=f"did you mean {near}?" if near else f"check the path; built-in sources: {', '.join(built_in)}",
+    )
+
+
+def _documents_of(rows: Iterator[Row], text_field: str, intake: Intake) -> Iterator[Document]:
+    for row in rows:
+        text = row.values.get(text_field)
+        if isinstance(text, str):
+            yield _document(row, text)
+        elif text_field not in row.values:
+            fields = ", ".join(map(str, row.values))
+            intake.reject(
+                DataError(
+                    f"the row has no field {text_field!r}",
+                    where=row.where,
+                    value=f"fields: {fields}",
+                    fix="name the field that holds the text (text_field: ...)",
+                )
+            )
+        else:
+            intake.reject(
+                DataError(
+                    f"the field {text_field!r} holds no text but {type(text).__name__}",
+                    where=row.where,
+                    value=text,
+                    fix="write the text as a JSON string",
+                )
+            )
+
+
+def _document(row: Row, text: str) -> Document:
+    values = row.values
+    name, licence, meta = values.get("id"), values.get("licence", values.get("license")), values.get("meta")
+    return Document(
+        id=str(name) if isinstance(name, str | int) and name != "" else row.name,
+        text=text,
+        source=row.where,
+        licence=licence if isinstance(licence, str) else None,
+        meta={key: item for key, item in meta.items() if isinstance(item, str)} if isinstance(meta, dict) else {},
+    )

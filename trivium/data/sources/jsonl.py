@@ -1,0 +1,20 @@
+"""JSON Lines: one object a line, plain or packed with gzip or zstd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trivium.data.intake import InputFile, Intake, Row
+from trivium.data.json_rows import parse_object
+from trivium.data.plain import lines
+
+EXTENSIONS = (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst", ".ndjson.gz", ".ndjson.zst")
+
+
+def rows(file: InputFile, intake: Intake) -> Iterator[Row]:
+    """One row for each line that is not blank."""
+    for number, text in lines(file.path, intake):
+        if text.strip():
+            values = parse_object(text, f"{file.path}:{number}", intake)
+            if values is not None:
+                yield Row(values, f"{file.path}:{number}", f"{file.name}:{number}")
