@@ -391,8 +391,9 @@ def _for_template(message: dict[str, Any]) -> dict[str, Any]:
 
 def _failed_line(error: Exception) -> int | None:
     """The line of the template in which an error was raised."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
-    return frames[-1].lineno if frames else None
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == "<template>"]
+    return lines[-1] if lines else None
 
 
 def _line(source: str, number: int | None) -> str:

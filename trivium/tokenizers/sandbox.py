@@ -200,9 +200,10 @@ def _filtered(node: nodes.Node, name: str, *arguments: nodes.Expr) -> nodes.Filt
 
 
 def _bounded_loop(iterable: Iterable[Any], literal: int) -> Iterator[Any]:
+    """What is iterated over; each turn costs the literal text it can write and the size of its item."""
     budget = _budget.get()
     for item in iterable:
-        budget.spend(literal)
+        budget.spend(literal + (len(item) if isinstance(item, (str, list, tuple, dict)) else 0))
         yield item
 
 
@@ -244,8 +245,11 @@ def _emitted(value: Any) -> Any:
 def _join(value: Iterable[Any], d: str = "", attribute: str | None = None) -> str:
     if attribute is not None:
         value = (_ENVIRONMENT.getitem(item, attribute) for item in value)
-    parts = [str(measured(part)) for part in _bounded_loop(value, 0)]
-    _allow(sum(map(len, parts)) + len(d) * len(parts), OUTPUT, "a string")
+    parts, size = [], 0
+    for part in _bounded_loop(value, 0):
+        parts.append(str(measured(part)))
+        size += len(parts[-1]) + len(d)
+        _allow(size, OUTPUT + len(d), "a string")
     return d.join(parts)
 
 
@@ -373,6 +377,11 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         return _Bounded().visit(tree)  # type: ignore[no-any-return]
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            self.unsafe_undefined(obj, attribute)
+        return super().getattr(obj, attribute)
 
     def wrap_str_format(self, value: Any) -> None:
         """`str.format` can ask for any width; it is not on the list at all."""

@@ -58,7 +58,9 @@ class WindowStream(StreamDecoder):
         now = self._decode(self._ids[self._start :])
         if now.endswith(_REPLACEMENT) or not now.startswith(before):
             return ""
-        self._start, self._given = self._given, len(self._ids)
+        if self._decode(self._ids[self._given :]):  # a window without text would begin the text anew
+            self._start = self._given
+        self._given = len(self._ids)
         self._out += now[len(before) :]
         return now[len(before) :]
 
