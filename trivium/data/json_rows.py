@@ -32,11 +32,11 @@ def parse_object(text: str, where: str, intake: Intake) -> dict[str, Any] | None
 def json_error(error: ValueError, text: str, where: str) -> DataError:
     """What is wrong with text that is not JSON."""
     if not isinstance(error, json.JSONDecodeError):
-        return DataError(f"the row is not valid JSON: {error}", where=where, value=text, fix="correct this row")
+        return DataError("the row is not valid JSON", where=where, value=f"{error}: {text}", fix="correct this row")
     return DataError(
-        f"the row is not valid JSON: {error.msg} at column {error.pos + 1}",
+        "the row is not valid JSON",
         where=where,
-        value=text[max(0, error.pos - 40) : error.pos + 40],
+        value=f"{error.msg} at character {error.pos + 1}: {text[max(0, error.pos - 30) : error.pos + 30]}",
         fix="each row must be one complete JSON object; write it with a JSON library",
     )
 
@@ -45,7 +45,7 @@ def checked_object(value: Any, text: str, where: str) -> dict[str, Any]:
     """`value`, read from `text`, if it is an object whose strings can be written as UTF-8."""
     if not isinstance(value, dict):
         raise DataError(
-            f"the row is not a JSON object but a {type(value).__name__}",
+            "the row is not a JSON object",
             where=where,
             value=value,
             fix='write rows as objects, for example {"text": "..."}',

@@ -132,14 +132,6 @@ class Loader:
             for start in range(0, most, self.micro_rows)
         ]
 
-    def samples(self, index: int) -> list[Sample]:
-        """This rank's samples of update `index` as they are, for methods that make their own batches."""
-        return [
-            self.dataset.sample(sample)
-            for at in range(self.rank, self.rows, self.world)
-            for sample in self._row(index * self.rows + at).tolist()
-        ]
-
     def prefetched(self, start: int, depth: int) -> Prefetched[list[Batch]]:
         """Updates `start`, `start + 1`, ... without end, `depth` of them prepared ahead by a thread. Close it."""
         return Prefetched(self.update, start=start, depth=depth)

@@ -77,8 +77,8 @@ def decode(raw: bytes, path: Path, intake: Intake, *, line: int, offset: int) ->
         line += raw.count(b"\n", 0, at)
         intake.reject(
             DataError(
-                f"the text is not UTF-8: byte 0x{raw[at]:02x} at offset {offset + at}",
-                where=f"{path}:{line}",
+                "the text is not UTF-8",
+                where=f"{path}:{line} (byte 0x{raw[at]:02x} at offset {offset + at})",
                 value=raw[max(0, at - 30) : at + 30].decode("utf-8", "backslashreplace"),
                 fix=f"convert the file, for example: iconv -f LATIN1 -t UTF-8 {path.name} > fixed{path.suffix}",
             )
@@ -130,8 +130,9 @@ def _without_mark(raw: bytes, path: Path) -> bytes:
 
 def _too_long(path: Path, line: int, limit: int) -> DataError:
     return DataError(
-        f"the line is longer than {limit:,} bytes",
+        "the line is too long",
         where=f"{path}:{line}",
+        value=f"more than {limit:,} bytes",
         fix="check that the file has one row a line; split texts of this size",
     )
 

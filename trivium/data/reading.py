@@ -203,9 +203,9 @@ def _documents_of(rows: Iterator[Row], text_field: str, intake: Intake) -> Itera
         else:
             intake.reject(
                 DataError(
-                    f"the field {text_field!r} holds no text but {type(text).__name__}",
+                    f"the field {text_field!r} holds no text",
                     where=row.where,
-                    value=text,
+                    value=f"{type(text).__name__}: {text}",
                     fix="write the text as a JSON string",
                 )
             )

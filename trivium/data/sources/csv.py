@@ -25,8 +25,9 @@ def rows(file: InputFile, intake: Intake) -> Iterator[Row]:
         except csv.Error as error:
             intake.reject(
                 DataError(
-                    f"the table cannot be read: {error}",
+                    "the table cannot be read",
                     where=f"{file.path}:{line}",
+                    value=str(error),
                     fix="close every quote; write a quote inside a quoted field twice",
                 )
             )
@@ -68,8 +69,8 @@ def _header(record: list[str], file: InputFile) -> list[str]:
 
 def _ragged(record: list[str], header: list[str], where: str) -> DataError:
     return DataError(
-        f"the row has {len(record)} fields, the header has {len(header)}",
+        "the row has not as many fields as the header",
         where=where,
-        value=", ".join(record),
+        value=f"{len(record)} fields, the header has {len(header)}: {', '.join(record)}",
         fix="put fields that hold the separator or a line break in quotes",
     )

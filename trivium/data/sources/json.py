@@ -90,8 +90,9 @@ class _Text:
             wanted = max(_BLOCK, 2 * wanted)
             if len(self._held) - self._at > self._intake.row_bytes:
                 raise DataError(
-                    f"the value is longer than {self._intake.row_bytes:,} bytes",
+                    "the value is too long",
                     where=where,
+                    value=f"more than {self._intake.row_bytes:,} bytes",
                     fix="check that the file is a list of rows; split texts of this size",
                 )
             if not self._more(wanted):
