@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trivium.cli.output import Json, show
+from trivium.errors import TriviumError
+
+if TYPE_CHECKING:
+    from trivium.inference.model import LanguageModel, Options, Prompt
 
 Model = Annotated[Path, typer.Argument(help="A model folder.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.")]
@@ -19,12 +27,17 @@ Repetition = Annotated[float | None, typer.Option(help="Above 1: tokens that occ
 Stop = Annotated[list[str] | None, typer.Option(help="Text at which to stop; may be given several times.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")]
 
 
 def generate(
     model: Model,
-    prompt: Annotated[str, typer.Argument(help="The text to continue, or - to read it from the input.")],
-    chat: Annotated[bool, typer.Option("--chat", help="The prompt is a question to a tuned model.")] = False,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The text to continue; default, or -: the standard input.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Many prompts: one on each line; empty lines are skipped.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Prompts are questions to a tuned model.")] = False,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -33,17 +46,15 @@ def generate(
     repetition_penalty: Repetition = None,
     stop: Stop = None,
     seed: Seed = None,
+    n: Annotated[int, typer.Option("--n", "-n", help="Answers to each prompt.")] = 1,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is finished.")] = False,
     device: Device = "auto",
-    as_json: Json = False,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each answer.")] = False,
 ) -> None:
     """Continue a text, or answer a question."""
-    import sys
-    from dataclasses import asdict
-
-    from trivium.inference.model import Options, Prompt, load
-
-    text = sys.stdin.read() if prompt == "-" else prompt
-    asked: Prompt = [{"role": "user", "content": text}] if chat else text
+    texts = _texts(prompt, file)
     options: Options = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -54,11 +65,81 @@ def generate(
         "stop": stop,
         "seed": seed,
     }
-    loaded = load(model, device=device)
-    if as_json:
-        show(asdict(loaded.generate(asked, details=True, **options)), as_json=True, text="")
+    loaded = open_model(model, device=device, dtype=dtype, threads=threads)
+    prompts: list[Prompt] = (
+        [[{"role": "user", "content": text}] for text in texts.values()] if chat else [*texts.values()]
+    )
+    if len(prompts) == 1 and n == 1 and not (as_json or no_stream):
+        for piece in loaded.stream(prompts[0], **options):
+            typer.echo(piece, nl=False)
+        typer.echo()
         return
-    for piece in loaded.stream(asked, **options):
-        typer.echo(piece, nl=False)
-        sys.stdout.flush()
-    typer.echo()
+    with _named(list(texts)):
+        answers = loaded.answers(prompts, n=n, **options)
+    for number, answer in enumerate(answers):
+        text = list(texts.values())[number // n]
+        if as_json:
+            typer.echo(json.dumps({"prompt": text, **asdict(answer)}, ensure_ascii=False))
+            continue
+        if len(prompts) * n > 1:
+            sample = f", answer {answer.sample + 1} of {n}" if n > 1 else ""
+            typer.echo(f"--- {_shortened(text)}{sample} ---")
+        typer.echo(answer.text)
+
+
+def open_model(folder: Path, *, device: str, dtype: str | None, threads: int | None) -> LanguageModel:
+    """Loads a model; what it warns of is said in one line each."""
+    import warnings
+
+    from trivium.inference.model import load
+
+    with warnings.catch_warnings(record=True) as caught:
+        model = load(folder, device=device, dtype=dtype, threads=threads)
+    for warning in caught:
+        typer.echo(f"note: {warning.message}", err=True)
+    return model
+
+
+def _texts(prompt: str | None, file: Path | None) -> dict[str, str]:
+    """Place of each prompt (for messages) -> its text."""
+    if prompt is not None and file is not None:
+        raise TriviumError("there are two sources of prompts", value=prompt, fix="give a prompt or --file, not both")
+    if file is not None:
+        lines = _read(file).splitlines()
+        texts = {f"{file}:{number}": line for number, line in enumerate(lines, 1) if line.strip()}
+        if not texts:
+            raise TriviumError("the file holds no prompt", where=file, fix="write one prompt on each line")
+        return texts
+    if prompt not in (None, "-"):
+        return {"prompt": str(prompt)}
+    if prompt is None and sys.stdin.isatty():
+        raise TriviumError("there is no prompt", fix='give one, as in: trivium generate MODEL "def add(a, b):"')
+    # A shell ends its output with one newline that nobody means to be part of the text.
+    return {"standard input": sys.stdin.read().removesuffix("\n")}
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise TriviumError(
+            "the file of prompts cannot be read", where=file, value=str(error), fix="give a UTF-8 text file"
+        ) from None
+
+
+@contextmanager
+def _named(places: list[str]) -> Iterator[None]:
+    """Errors name the file and line of a prompt instead of its number."""
+    try:
+        yield
+    except TriviumError as error:
+        kind, _, number = (error.where or "").partition(" ")
+        if kind == "prompt":
+            error.where = places[int(number or 0)]
+            error.args = (error.render(),)
+        raise
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:59] + "…"

@@ -9,6 +9,7 @@ for piece in model.stream([{"role": "user", "content": "What does textwrap.deden
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,14 +114,20 @@ class _Answer:
     text: TextStream
     seed: int
     number: int
+    done: bool = False
 
     def advance(self) -> str:
-        """The text that the newest token releases, or the last text of an ended sample."""
+        """The text that the newest token releases, with all that is left if it was the last."""
         completion = self.sample.completion
         piece = "" if completion.finish_reason == "eos" else self.text.push(completion.ids[-1])
         if self.text.stopped:
             self.sample.end("stop")
-        return piece + self.text.flush() if self.sample.ended else piece
+        return piece + self.finish() if self.sample.ended else piece
+
+    def finish(self) -> str:
+        """The text that was still held back."""
+        self.done = True
+        return self.text.flush()
 
     def result(self) -> Generation:
         completion = self.sample.completion
@@ -134,6 +141,24 @@ class _Answer:
             seed=self.seed,
             sample=self.number,
         )
+
+
+class Stream:
+    """Pieces of one answer, as they appear; after the last one `result` knows everything about it."""
+
+    def __init__(self, pieces: Iterator[str], answer: _Answer) -> None:
+        self._pieces, self._answer = pieces, answer
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    @property
+    def result(self) -> Generation:
+        """The answer as far as it has come."""
+        return self._answer.result()
 
 
 class LanguageModel:
@@ -193,22 +218,28 @@ class LanguageModel:
         A prompt has the same answer alone and in a batch: rounding aside, an answer is a function of seed and prompt.
         """
         prompts, single = _as_list(prompt)
-        answers = self._answers(prompts, n, options)
-        for _ in self._run(answers, options):
-            pass
-        results = [answer.result() if details else answer.text.text for answer in answers]
+        answers = self.answers(prompts, n=n, **options)
+        results = [answer if details else answer.text for answer in answers]
         if n == 1:
             return results[0] if single else results
         groups = [results[start : start + n] for start in range(0, len(results), n)]
         return groups[0] if single else groups
 
-    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Iterator[str]:
+    def answers(self, prompts: Sequence[Prompt], *, n: int = 1, **options: Unpack[Options]) -> Iterator[Generation]:
+        """The answers to many prompts, in order, each as soon as it and those before it are ready.
+
+        Every prompt is checked before the first answer. The n answers to one prompt follow each other.
+        """
+        answers = self._answers(_as_list(prompts)[0], n, options)
+        return self._in_order(answers, options)
+
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
         """The same answer as `generate`, piece by piece as it appears; text that may still change is held back."""
         prompts, single = _as_list(prompt)
         if not single:
             raise TriviumError("only one prompt can be streamed", value=f"{len(prompts)} prompts", fix="use generate")
         answers = self._answers(prompts, 1, options)
-        return (piece for _, piece in self._run(answers, options) if piece)
+        return Stream((piece for _, piece in self._run(answers, options) if piece), answers[0])
 
     def chat(self, messages: Messages, **options: Unpack[Options]) -> str:
         """The assistant's next message in a conversation, as text."""
@@ -314,7 +345,14 @@ class LanguageModel:
                 answer = owners[id(sample)]
                 yield answer, answer.advance()
         for answer in answers:
-            yield answer, answer.text.flush()
+            if not answer.done:
+                yield answer, answer.finish()
+
+    def _in_order(self, answers: Sequence[_Answer], options: Options) -> Iterator[Generation]:
+        waiting = deque(answers)
+        for _ in self._run(answers, options):
+            while waiting and waiting[0].done:
+                yield waiting.popleft().result()
 
     def _eos_ids(self, *, chat: bool) -> frozenset[int]:
         """Tokens that end an answer: the model's own, in a conversation also those that end a turn."""
