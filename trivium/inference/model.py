@@ -37,6 +37,7 @@ Prompt = str | Messages
 DEFAULT_NEW_TOKENS = 256
 """Longest answer where neither the caller nor the model folder names one."""
 
+_MOST_ROWS = 64
 _SCORED_AT_ONCE = 1 << 14
 _FILTERS = ("top_k", "top_p", "min_p")
 
@@ -297,6 +298,7 @@ class LanguageModel:
         _check_names(options)
         check_number("n", n, at_least=1, whole=True, fix="use a whole number from 1 up")
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        check_number("max_rows", given.get("max_rows", 1), at_least=1, whole=True, fix="use a whole number from 1 up")
         sampling = replace(
             self.defaults.sampling,
             **{name: value for name, value in given.items() if name in self.defaults.sampling.__dataclass_fields__},
@@ -337,7 +339,7 @@ class LanguageModel:
         batches = decode(
             self.module,
             [answer.sample for answer in answers],
-            max_rows=options.get("max_rows") or 64,
+            max_rows=options.get("max_rows") or _MOST_ROWS,
             should_stop=options.get("should_stop"),
         )
         for decoding in batches:
@@ -406,7 +408,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 def _as_list(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
     """The prompts as a list, and whether it was a single one."""
-    single = isinstance(prompt, str) or (len(prompt) > 0 and _are_messages(prompt))
+    single = isinstance(prompt, str) or not isinstance(prompt, Sequence) or (len(prompt) > 0 and _are_messages(prompt))
     prompts: list[Any] = [prompt] if single else list(prompt)
     for number, each in enumerate(prompts or [""]):
         if not isinstance(each, str) and not _are_messages(each):
