@@ -1,0 +1,395 @@
+"""What a run will need - memory, disk, work, time - before it starts, and how right that was afterwards.
+
+Everything here is arithmetic on the shape of the model and the recipe; no torch is needed. Two figures are measured
+rather than derived: the constants of the memory model (see `Memory plan` below, measured with glibc's allocator and
+torch 2.13 on a CPU, `tests/unit/test_plan_measured.py` measures again), and the time of an update, which the caller
+takes from a few real ones.
+
+Memory plan of one process, in bytes (T tokens in a micro-batch, L blocks, D width, Q and K width of all query and
+key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weight, P parameters, P' trainable ones):
+
+    runtime      interpreter and libraries before the model is built + 110 MiB that torch takes at its first update
+    weights      b P, frozen roles included; + 2 P for the copies that autocast keeps in half precision
+    gradients    b P' at the end of a backward pass; kept between micro-batches
+    optimiser    2 b P' (Adam's two moments)
+    activations  T * (L * block + 4 D * 4), where block counts the tensors each operation keeps for its backward pass:
+                   fp32, gated MLP, RMSNorm    4 (6 D + 2 Q + 2 K + 4 I)     (three for a norm, q k v, output, MLP)
+                   fp32, plain MLP, LayerNorm  4 (4 D + 2 Q + 2 K + 2 I)
+                   half precision              the residual stream stays in 4 bytes, inputs of matrices take 2
+                   packed documents            + Q (attention gathers sequences of one length)
+                 with activation checkpointing T * (L * 4 D + 3.5 block): the inputs, and the block computed again
+    loss         three copies of the largest chunk of logits, and the gradient of the head
+
+    peak = runtime + weights + optimiser + max(1.33 activations + loss [+ 2 gradients], gradients + 2 embeddings)
+
+The factor 1.33 is what the allocator cannot give back between tensors of changing sizes on a CPU; CUDA's caching
+allocator is taken at 1.1 (not calibrated). Compiled blocks keep fewer activations: the plan is then an upper bound.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trivium.core.progress import memory_bytes, readable_bytes
+from trivium.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trivium.models.config import ModelConfig
+    from trivium.recipe import Recipe
+
+MIB = 1 << 20
+IMPORTED = 230 * MIB
+"""Resident memory of a process that has imported torch and nothing else."""
+FIRST_UPDATE = 110 * MIB
+"""What torch takes beyond tensors until the first optimiser step is done."""
+CPU_FACTOR, CUDA_FACTOR = 1.33, 1.1
+RECOMPUTED_BLOCKS = 3.5
+LOGITS_CHUNK = 1 << 21
+"""Logits that exist at a time, `losses.tokens.CHUNK_ELEMENTS`."""
+CHECKPOINT_BYTES_PER_SECOND = 2.5e8
+"""Writing, hashing and flushing on an ordinary SSD."""
+MARGIN = 0.95
+"""Share of the memory that a run may plan to use."""
+
+_MASTER_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute with.
+
+    memory_bytes:    what this process may use in all, on the device that trains.
+    process_bytes:   what it uses already (resident memory).
+    disk_free_bytes: on the file system of the runs.
+    """
+
+    device: str
+    cores: int
+    memory_bytes: int
+    process_bytes: int
+    disk_free_bytes: int
+
+
+def describe_machine(folder: Path = Path(), *, device: str = "cpu") -> Machine:
+    """The machine as it is now; a CUDA device is looked at only if torch has been imported."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
+    process = memory_bytes().current
+    memory = _free_memory() + process
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None:
+        memory, process = int(torch.cuda.mem_get_info(device)[0]), 0
+    return Machine(device, cores, memory, process, shutil.disk_usage(there).free)
+
+
+def _free_memory() -> int:
+    """Bytes that can still be allocated without swapping, inside the limit of a container."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return free
+    return free if limit == "max" else min(free, max(0, int(limit) - int(used)))
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The parts of the peak, in bytes of one process; see the file docstring.
+
+    activations_per_row: of one row of `data.sequence_length` tokens.
+    checkpointed_per_row: the same with activation checkpointing.
+    """
+
+    runtime: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations_per_row: int
+    checkpointed_per_row: int
+    loss: int
+    embedding: int
+    micro_rows: int
+    rows: int
+    checkpointing: bool
+    factor: float
+
+    @property
+    def activations(self) -> int:
+        """What one micro-batch keeps for its backward pass."""
+        return self.micro_rows * (self.checkpointed_per_row if self.checkpointing else self.activations_per_row)
+
+    @property
+    def peak(self) -> int:
+        """The largest sum at any moment of an update."""
+        kept = 2 * self.gradients if self.micro_rows < self.rows else 0
+        forward = self.factor * self.activations + self.loss + kept
+        backward = self.gradients + 2 * self.embedding
+        return round(self.runtime + self.weights + self.optimizer + max(forward, backward))
+
+    def rows_that_fit(self, memory: float, *, checkpointing: bool) -> int:
+        """The largest micro-batch, in rows, whose peak is at most `memory`; 0 if not even one row fits."""
+        low, high = 0, self.rows
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = replace(self, micro_rows=middle, checkpointing=checkpointing).peak <= memory
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return low
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will need.
+
+    flops:   of the model, forward and backward (activation checkpointing computes a third more).
+    seconds: to the end from its start, None if neither the time of an update nor FLOP/s are known.
+    basis:   where `seconds` comes from.
+    """
+
+    parameters: int
+    trainable_parameters: int
+    steps: int
+    tokens: int
+    flops: float
+    memory: MemoryPlan
+    checkpoint_bytes: int
+    disk_bytes: int
+    seconds: float | None
+    basis: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values; `forecast.json` holds them under `forecast`."""
+        plain = asdict(self)
+        plain["memory"]["activations"] = self.memory.activations
+        plain["peak_memory_bytes"] = self.memory.peak
+        return plain
+
+
+def forecast(
+    config: ModelConfig,
+    recipe: Recipe,
+    *,
+    steps: int,
+    machine: Machine,
+    fill: float = 1.0,
+    trainable: int | None = None,
+    frozen_roles: int = 0,
+    ranks: int = 1,
+    sequence_tokens: float | None = None,
+    validation_tokens: int = 0,
+    seconds_per_update: float | None = None,
+    flops_per_second: float | None = None,
+) -> Forecast:
+    """Needs of a run of `steps` updates.
+
+    fill:               share of the rows that holds tokens (`Loader.packing_efficiency`).
+    trainable:          trainable parameters, if not all of them.
+    frozen_roles:       further copies of the model that only run forward (a reference, a teacher of the same shape).
+    ranks:              processes; `fsdp2` shares weights, gradients and optimiser among them.
+    sequence_tokens:    mean length of the sequences inside the rows, for the cost of attention; default: a whole row.
+    validation_tokens:  tokens in one validation.
+    seconds_per_update: measured, after the first few updates (compilation, first touch of memory).
+    flops_per_second:   assumed instead, where nothing was measured.
+    """
+    parameters = config.parameters()
+    trained = parameters if trainable is None else trainable
+    per_update = recipe.train.batch_size * recipe.data.sequence_length * fill
+    length = recipe.data.sequence_length if sequence_tokens is None else sequence_tokens
+    per_token = flops_per_token(config, sequence_tokens=length, trainable=trained, frozen_roles=frozen_roles)
+    memory = plan_memory(config, recipe, machine=machine, trainable=trained, frozen_roles=frozen_roles, ranks=ranks)
+    size = checkpoint_size(config, recipe, trainable=trained)
+    kept = (recipe.train.keep_checkpoints + 1) * size + _MASTER_BYTES[recipe.model.dtype] * parameters
+    basis = "no measurement"
+    if seconds_per_update is not None:
+        basis = "measured updates"
+    elif flops_per_second is not None:
+        again = 4 / 3 if memory.checkpointing else 1.0
+        seconds_per_update = again * per_token * per_update / flops_per_second / ranks
+        basis = f"{flops_per_second / 1e9:.0f} GFLOP/s assumed"
+    return Forecast(
+        parameters=parameters,
+        trainable_parameters=trained,
+        steps=steps,
+        tokens=round(steps * per_update),
+        flops=per_token * per_update * steps,
+        memory=memory,
+        checkpoint_bytes=size,
+        disk_bytes=kept,
+        seconds=_seconds(recipe, steps, seconds_per_update, per_update, validation_tokens, size),
+        basis=basis,
+    )
+
+
+def flops_per_token(
+    config: ModelConfig, *, sequence_tokens: float, trainable: int | None = None, frozen_roles: int = 0
+) -> float:
+    """Floating-point operations of one update for each token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
+
+    A parameter of a matrix costs 2 in the forward pass, 2 for the gradient of its input and, if it is trained, 2 for
+    its own gradient: 6 N in full training. Causal attention adds 4 Q (l + 1) / 2 forward in each block, l being the
+    length of the sequence or the window, and twice that backward. Looking up embeddings costs nothing.
+    """
+    matrices = config.parameters()
+    if not config.tie_embeddings:
+        matrices -= config.vocab_size * config.hidden_size
+    if config.positions == "learned":
+        matrices -= config.max_positions * config.hidden_size
+    seen = (sequence_tokens + 1) / 2
+    if config.sliding_window is not None:
+        seen = min(seen, config.sliding_window)
+    attention = config.num_layers * 4 * config.num_heads * config.head_dim * seen
+    trained = matrices if trainable is None else min(matrices, trainable)
+    return 4 * matrices + 2 * trained + 3 * attention + frozen_roles * (2 * matrices + attention)
+
+
+def plan_memory(
+    config: ModelConfig,
+    recipe: Recipe,
+    *,
+    machine: Machine,
+    trainable: int | None = None,
+    frozen_roles: int = 0,
+    ranks: int = 1,
+) -> MemoryPlan:
+    """The parts of the peak of one process; formulas in the file docstring."""
+    parameters = config.parameters()
+    trained = parameters if trainable is None else trainable
+    each = _MASTER_BYTES[recipe.model.dtype]
+    shares = ranks if recipe.engine.name == "fsdp2" else 1
+    half = recipe.train.precision != "fp32"
+    row = recipe.data.sequence_length
+    rows = max(1, recipe.train.batch_size // ranks)
+    micro_rows = min(recipe.train.micro_batch_size or rows, rows)
+    block, ends = activation_bytes(config, half=half, packed=recipe.data.packing != "none")
+    inputs = 4 * config.hidden_size * config.num_layers
+    head = 4 * config.vocab_size * config.hidden_size
+    cuda = machine.device.startswith("cuda")
+    return MemoryPlan(
+        runtime=0 if cuda else max(machine.process_bytes, IMPORTED) + FIRST_UPDATE,
+        weights=each * (parameters // shares + frozen_roles * parameters) + (2 * parameters if half else 0),
+        gradients=each * trained // shares,
+        optimizer=2 * each * trained // shares,
+        activations_per_row=row * (config.num_layers * block + ends),
+        checkpointed_per_row=round(row * (inputs + RECOMPUTED_BLOCKS * block + ends)),
+        loss=3 * 4 * min(micro_rows * row * config.vocab_size, LOGITS_CHUNK) + head,
+        embedding=head,
+        micro_rows=micro_rows,
+        rows=rows,
+        checkpointing=recipe.train.activation_checkpointing == "block",
+        factor=CUDA_FACTOR if cuda else CPU_FACTOR,
+    )
+
+
+def activation_bytes(config: ModelConfig, *, half: bool, packed: bool) -> tuple[int, int]:
+    """Bytes that one token leaves for the backward pass: (in each block, around the blocks)."""
+    width, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    norm = 3 if config.norm == "rmsnorm" else 2
+    mlp = (4 if config.mlp == "gated" else 2) * inner
+    heads = 2 * queries + 2 * keys + (queries if packed else 0)
+    # In half precision each of q, k, v and of gate, up keeps a converted copy of its input.
+    block = 4 * 4 * width + 2 * (5 * width + heads + mlp) if half else 4 * (2 * norm * width + heads + mlp)
+    if config.dropout:
+        block += 2 * (4 * width + width)  # the values scaled, and the mask
+    return block, 4 * (norm + 1) * width
+
+
+def checkpoint_size(config: ModelConfig, recipe: Recipe, *, trainable: int | None = None) -> int:
+    """Bytes of one checkpoint: weights, and Adam's two moments of what trains."""
+    each = _MASTER_BYTES[recipe.model.dtype]
+    trained = config.parameters() if trainable is None else trainable
+    return each * (config.parameters() + 2 * trained)
+
+
+def _seconds(
+    recipe: Recipe, steps: int, update: float | None, update_tokens: float, validation_tokens: int, checkpoint: int
+) -> float | None:
+    """Updates, validations (a forward pass costs a third of an update) and checkpoints."""
+    if update is None:
+        return None
+    train, tenth = recipe.train, max(1, steps // 10)
+    validations = math.ceil(steps / (train.validate_every or tenth)) if validation_tokens else 0
+    saves = math.ceil(steps / (train.checkpoint_every or tenth))
+    forward = update * validation_tokens / update_tokens / 3
+    return steps * update + validations * forward + saves * checkpoint / CHECKPOINT_BYTES_PER_SECOND
+
+
+def refuse_if_impossible(plan: Forecast, machine: Machine) -> None:
+    """Raise ConfigError, with a setting that fits, if memory or disk cannot hold the run."""
+    memory = plan.memory
+    allowed = MARGIN * machine.memory_bytes
+    if memory.peak > allowed:
+        raise ConfigError(
+            f"the run needs about {readable_bytes(memory.peak)} of memory, {readable_bytes(machine.memory_bytes)} "
+            f"are free on {machine.device}",
+            where="train.micro_batch_size",
+            value=memory.micro_rows,
+            fix=_setting_that_fits(memory, allowed),
+        )
+    if plan.disk_bytes > machine.disk_free_bytes:
+        raise ConfigError(
+            f"the checkpoints need about {readable_bytes(plan.disk_bytes)} of disk, "
+            f"{readable_bytes(machine.disk_free_bytes)} are free",
+            where="runs",
+            fix="free some space, or set runs=... to a folder on another disk",
+        )
+
+
+def _setting_that_fits(memory: MemoryPlan, allowed: float) -> str:
+    for extra, checkpointing in (("", memory.checkpointing), (" train.activation_checkpointing=block", True)):
+        rows = memory.rows_that_fit(allowed, checkpointing=checkpointing)
+        if rows:
+            peak = replace(memory, micro_rows=rows, checkpointing=checkpointing).peak
+            return f"train.micro_batch_size={rows}{extra} needs about {readable_bytes(peak)}, and gives the same result"
+    fixed = replace(memory, micro_rows=1, activations_per_row=0, checkpointed_per_row=0).peak
+    return (
+        f"not even one row fits (without any activations: {readable_bytes(fixed)}); choose a smaller model.preset "
+        "or data.sequence_length"
+    )
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of a forecast beside what happened; `error` is forecast / fact - 1."""
+
+    name: str
+    label: str
+    forecast: float
+    fact: float
+    error: float | None
+
+
+SCORED = {
+    "seconds": "Time",
+    "peak_memory_bytes": "Peak memory",
+    "disk_bytes": "Disk",
+    "checkpoint_bytes": "One checkpoint",
+    "parameters": "Parameters",
+    "steps": "Updates",
+    "tokens": "Tokens",
+    "flops": "Floating-point operations",
+}
+"""Figures that are compared, in the order of the report."""
+
+
+def score(forecast: Mapping[str, Any], fact: Mapping[str, Any]) -> list[Score]:
+    """The figures that both sides have; `forecast` is `Forecast.as_dict()`, `fact` has the same keys."""
+    found = []
+    for name, label in SCORED.items():
+        planned, happened = forecast.get(name), fact.get(name)
+        if isinstance(planned, int | float) and isinstance(happened, int | float):
+            error = planned / happened - 1 if happened else None
+            found.append(Score(name, label, planned, happened, error))
+    return found
