@@ -1,0 +1,92 @@
+"""A folder with everything the pages build upon, in smoke size: a corpus, rows of every kind and three small models."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SMALL_TOKENIZER = "--vocab-size 400"
+SMALL = (
+    "train.steps=2 train.epochs=null train.batch_size=2 train.compile=off data.sequence_length=64 data.truncation=drop "
+    "data.max_untrained=1"
+)
+"""Added to every `trivium train` of a page, so that two updates of a small batch stand for the whole run."""
+NEW = "model.preset=llama-1m model.config.vocab_size=400 model.config.num_layers=1 model.config.hidden_size=32"
+
+
+def write_corpus(folder: Path) -> None:
+    """Twelve documents and a few rows of each kind."""
+    (folder / "corpus").mkdir()
+    (folder / "data").mkdir()
+    words = "list dict tuple string number file path line error value key item index name".split()
+    for number in range(12):
+        turned = words[number:] + words[:number]
+        sentences = [f"Return the {first} of a {second}. The {second} must not be empty." for first, second in
+                     zip(turned, turned[1:], strict=False)]
+        (folder / "corpus" / f"page-{number:02}.md").write_text(f"# About {turned[0]}\n\n" + "\n".join(sentences) + "\n")
+    rows = {
+        "instructions": [{"prompt": f"What is a {word}?", "completion": f"A {word} is a thing."} for word in words],
+        "preferences": [{"prompt": f"What is a {w}?", "chosen": "A thing.", "rejected": "No."} for w in words],
+        "prompts": [{"prompt": f"What is a {word}?", "answer": "A thing."} for word in words],
+    }
+    for name, lines in rows.items():
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "data" / f"{name}.jsonl").write_text(text)
+
+
+def smoke(command: str, more: str = "") -> str:
+    """The command in smoke size."""
+    words = command.split()
+    if words[:2] == ["trivium", "train"] or words[:2] == ["trivium", "data"]:
+        return f"{command} {SMALL if words[1] == 'train' else ''} {more}"
+    if words[:3] == ["trivium", "tokenizer", "train"]:
+        return f"{command} {SMALL_TOKENIZER} {more}"
+    return f"{command} {more}"
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command line with `trivium`, `python` and `torchrun` of this environment."""
+    tools = folder / ".tools"
+    tools.mkdir(exist_ok=True)
+    python = shlex.quote(sys.executable)
+    for name, call in {"trivium": f"{python} -m trivium", "python": python, "torchrun": f"{python} -m torch.distributed.run"}.items():
+        tool = tools / name
+        tool.write_text(f'#!/bin/sh\nexec {call} "$@"\n')
+        tool.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder if (folder / "trivium").is_dir() else ROOT),
+    }
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+
+
+def build(folder: Path) -> Path:
+    """Makes the workshop with the same commands that the pages show."""
+    folder.mkdir()
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    write_corpus(folder)
+    for command, more in (
+        ("trivium tokenizer train corpus --output runs/tokenizer", ""),
+        ("trivium train recipes/clm.yaml", f"data.train=corpus {NEW}"),
+        ("trivium train recipes/sft.yaml", ""),
+    ):
+        result = shell(smoke(command, more), folder)
+        assert result.returncode == 0, f"{command}\n{result.stdout}"
+    return folder
