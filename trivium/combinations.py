@@ -95,7 +95,7 @@ def _folder(resolved: ResolvedRecipe, keys: Keys, path: str, marker: str) -> Ite
 def _missing(resolved: ResolvedRecipe, keys: Keys, path: str, what: str, names: tuple[str, ...] = ()) -> Problem:
     parent = Path(path).parent
     siblings = [str(parent / entry.name) for entry in parent.iterdir()] if parent.is_dir() else []
-    near = nearest(path, [*siblings, *names])
+    near = nearest(path, [*siblings, *names], cutoff=0.8)
     if near:
         fix = f"did you mean {near}?"
     elif what == "folder" and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not parent.exists():

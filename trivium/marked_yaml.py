@@ -312,7 +312,9 @@ _SYNTAX = {
 def _syntax_error(error: yaml.MarkedYAMLError, text: str, name: str) -> ConfigError:
     """PyYAML's scanner errors in words that say what to change."""
     said = error.problem or error.context or "not valid YAML"
-    mark = error.context_mark if "unexpected end of stream" in said else error.problem_mark
+    # For these two the place where the trouble began says more than the place where it was noticed.
+    begun = "unexpected end of stream" in said or "could not find expected ':'" in said
+    mark = error.context_mark if begun and error.context_mark is not None else error.problem_mark
     number = mark.line if mark is not None else 0
     line = (text.splitlines() or [""])[min(number, text.count("\n"))] if text else ""
     problem, fix = said, "check indentation, quotes and colons of this line and the one before"
@@ -420,6 +422,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = "'" if scalar(text) is not text and "\n" not in text else None
+    if not text.replace("\n", "").isprintable():
+        style = '"'  # with escapes: some of these characters would be read as line ends
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

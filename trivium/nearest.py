@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The most similar of the known words, or None if nothing is similar.
+def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The most similar of the known words, or None if none is at least `cutoff` similar (0 to 1).
 
     Words one edit away (a letter left out, added, replaced, or two swapped) win over difflib's similarity, which
     underrates short words.
@@ -16,7 +16,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     close = [option for option in options if _one_edit(word.lower(), option.lower())]
     if close:
         return max(close, key=lambda option: _similarity(word, option))
-    found = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word, options, n=1, cutoff=cutoff)
     return found[0] if found else None
 
 

@@ -8,6 +8,7 @@ completion and a refused recipe never wait for torch. Exit codes: 0 done, 1 a de
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -113,7 +114,7 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             raise
         if hasattr(error, "format_message"):
-            return _wrong_usage(error)
+            return _wrong_usage(error, words)
         return _defect(error)
     if result == _CTRL_C:
         _say("interrupted")
@@ -128,7 +129,7 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _wrong_usage(error: Any) -> int:
+def _wrong_usage(error: Any, words: Sequence[str]) -> int:
     """A verb, option or argument that does not exist or is missing."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -139,7 +140,8 @@ def _wrong_usage(error: Any) -> int:
         fix = f"settings of a recipe have no dashes: {option}=VALUE"
     else:
         fix = f"see '{context.command_path if context is not None else 'trivium'} --help'"
-    _say(str(TriviumError(error.format_message().rstrip("."), fix=fix)))
+    typed = f"trivium {shlex.join(words)}"
+    _say(str(TriviumError(error.format_message().rstrip("."), where=typed, fix=fix)))
     return EXIT_INPUT
 
 

@@ -36,7 +36,12 @@ def train(
     The same command continues an interrupted run from its last checkpoint.
     """
     from trivium.config import resolve
+    from trivium.errors import ConfigError
 
+    modes = {"--print": print_, "--dry-run": dry_run, "--preflight": preflight, "--fresh": fresh}
+    chosen = [name for name, wanted in modes.items() if wanted]
+    if len(chosen) > 1:
+        raise ConfigError(f"{' and '.join(chosen)} exclude each other", fix="give one of them")
     changes = [*(overrides or []), *([f"runs={runs}"] if runs else [])]
     resolved = resolve(recipe, changes)
     if print_:

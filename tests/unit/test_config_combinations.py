@@ -1,0 +1,156 @@
+"""Settings that contradict each other or this machine are refused before any work, and without torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trivium import combinations
+from trivium.cli.main import run
+from trivium.combinations import refuse_wrong_combinations
+from trivium.config import resolve
+from trivium.errors import ConfigError
+
+RECIPE = """\
+name: run
+method: clm
+model: {preset: llama-1m}
+tokenizer: tokenizer
+data:
+  train: data.txt
+train:
+  steps: 100
+"""
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(RECIPE)
+    Path("data.txt").write_text("text")
+    for place, marker in (("tokenizer", "tokenizer.json"), ("models/final", "config.json")):
+        Path(place).mkdir(parents=True)
+        Path(place, marker).write_text("{}")
+    return tmp_path
+
+
+def refused(overrides: list[str], environment: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        refuse_wrong_combinations(resolve("recipe.yaml", overrides), environment or {})
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 5
+    return message
+
+
+CASES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
+    "data is not there": (["data.train=dta.txt"], {}, ["no such data", "did you mean data.txt?"]),
+    "held-out data is not there": (["data.validation=[data.txt, v.txt]"], {}, ["no such data", "v.txt", "relative to"]),
+    "no data at all": (["data.train=[]"], {}, ["data.train is empty"]),
+    "model is not there": (["model={path: models/finale}"], {}, ["no such folder", "did you mean models/final?"]),
+    "model of the hub": (["model={path: meta/llama}"], {}, ["no such folder", "hf download meta/llama"]),
+    "folder above the model": (["model={path: models}"], {}, ["no config.json", "did you mean models/final?"]),
+    "tokenizer is not there": (["tokenizer=tokeniser"], {}, ["no such folder", "did you mean tokenizer?"]),
+    "tokenizer folder without one": (["tokenizer=models"], {}, ["tokenizer holds no tokenizer.json"]),
+    "no tokenizer for new weights": (["tokenizer=null"], {}, ["needs tokenizer: FOLDER", "trivium tokenizer train"]),
+    "teacher is not there": (["method={name: distill, teacher: models/big}"], {}, ["no such folder", "models/big"]),
+    "runs is a file": (["runs=data.txt"], {}, ["runs must be a folder", "data.txt"]),
+    "ddp alone": (["engine.name=ddp"], {}, ["torchrun", "recipe.yaml"]),
+    "fsdp2 alone": (["engine.name=fsdp2"], {}, ["torchrun"]),
+    "single in torchrun": ([], TORCHRUN, ["2 processes", "engine.name=ddp"]),
+    "unknown device": (["engine.device=gpu"], {}, ["unknown device", "gpu", "cuda"]),
+    "several passes in a pipeline": (["engine.name=pipeline", "method=freelb"], TORCHRUN, ["no pipeline", "fsdp2"]),
+    "rollouts in a pipeline": (["engine.name=pipeline", "method=grpo"], TORCHRUN, ["no pipeline", "rollouts"]),
+    "part larger than the whole": (["train.micro_batch_size=9"], {}, ["larger than train.batch_size (8)", "9"]),
+    "warm-up longer than the run": (["train.warmup_steps=101"], {}, ["larger than the run of 100 steps"]),
+    "rows longer than the positions": (
+        ["model.preset=gpt2-1m", "data.sequence_length=100000"],
+        {},
+        ["learned positions", "100000", "set data.sequence_length="],
+    ),
+    "validation without data": (["train.validate_every=5"], {}, ["no effect", "data.validation", "delete this line"]),
+    "samples without prompts": (["train.sample_tokens=5"], {}, ["no effect", "sample_prompts"]),
+    "decay of another schedule": (["train.decay_fraction=0.5"], {}, ["no effect", "train.schedule=wsd"]),
+    "end of a constant schedule": (["train.schedule=constant", "train.min_lr_ratio=0"], {}, ["no effect"]),
+    "schedule of no pipeline": (["engine.pipeline_schedule=gpipe"], {}, ["no effect", "engine.name=pipeline"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_refused(name: str, folder: Path) -> None:
+    overrides, environment, expected = CASES[name]
+    message = refused(overrides, environment)
+    for fragment in expected:
+        assert fragment in message, message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "environment"),
+    [
+        ([], {}),
+        (["engine.name=ddp"], TORCHRUN),
+        (["engine.name=pipeline", "engine.pipeline_schedule=gpipe"], TORCHRUN),
+        (["model={path: models/final}", "tokenizer=tokenizer"], {}),
+        (["train.schedule=wsd", "train.decay_fraction=0.5"], {}),
+        (["data.validation=data.txt", "train.validate_every=5"], {}),
+        (["train.decay_fraction=0.2"], {}),
+        (["engine.device=cuda:3"], {}),
+    ],
+)
+def test_accepted(overrides: list[str], environment: dict[str, str], folder: Path) -> None:
+    refuse_wrong_combinations(resolve("recipe.yaml", overrides), environment)
+
+
+def test_the_complete_dump_is_accepted_too(folder: Path) -> None:
+    """It spells out every default, which must not count as a setting without effect."""
+    Path("config.yaml").write_text(resolve("recipe.yaml").to_yaml())
+    refuse_wrong_combinations(resolve("config.yaml"), {})
+
+
+@pytest.mark.parametrize(
+    ("override", "package", "extra"),
+    [
+        ("train.tensorboard=true", "tensorboard", "tensorboard"),
+        ("data.train=data.parquet", "pyarrow", "data"),
+        ("data.train=data.txt.zst", "zstandard", "data"),
+    ],
+)
+def test_missing_packages(
+    override: str, package: str, extra: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("data.parquet", "data.txt.zst"):
+        Path(name).write_bytes(b"")
+    monkeypatch.setattr(combinations, "_installed", lambda name: name != package)
+    message = refused([override])
+    assert package in message and f"trivium[{extra}]" in message
+
+
+def test_the_file_and_line_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data.txt").unlink()
+    assert run(["train", "recipe.yaml"]) == 2
+    assert "where: recipe.yaml:6" in capsys.readouterr().err
+
+
+def test_refused_without_torch_and_quickly(folder: Path) -> None:
+    code = (
+        "import sys, time; start = time.process_time()\n"
+        "from trivium.cli.main import run\n"
+        "code = run(['train', 'recipe.yaml', sys.argv[1]])\n"
+        "print(code, 'torch' in sys.modules, time.process_time() - start)\n"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    for override in ("train.lrr=3", "data.train=nowhere.txt"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, override],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": root},
+            check=True,
+        )
+        exit_code, torch_loaded, seconds = done.stdout.split()
+        assert (exit_code, torch_loaded) == ("2", "False"), done.stderr
+        assert float(seconds) < 1.0
