@@ -93,6 +93,10 @@ def converse(model: LanguageModel, *, system: str | None = None, **options: Unpa
             if not interactive:
                 raise
             _say(str(error))
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
+            _say("interrupted")
 
 
 def _handle(conversation: Conversation, line: str, stopped: threading.Event) -> bool:
@@ -161,7 +165,7 @@ def _typed() -> Iterator[str]:
 
 @contextmanager
 def _interruptible(stopped: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C inside sets `stopped`, which ends the answer; a second one is an interrupt as usual."""
+    """The first Ctrl-C inside sets `stopped`, which ends the answer; a second one does not wait for the next token."""
     stopped.clear()
 
     def stop(number: int, frame: object) -> None:
