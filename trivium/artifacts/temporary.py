@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from trivium.artifacts import faults
@@ -18,8 +19,21 @@ from trivium.artifacts import faults
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.(?P<use>new|old)-[0-9a-f]{8}~trivium$")
 
 
-def take_name(target: Path, *, folder: bool) -> tuple[Path, int]:
-    """A new temporary name beside `target`, and the descriptor whose lock says that it is in use."""
+@contextlib.contextmanager
+def temporary_place(target: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
+    """A new folder or file beside `target` and its descriptor; what still has that name at the end is removed."""
+    temporary, descriptor = _take_name(target, folder=folder)
+    try:
+        yield temporary, descriptor
+    finally:
+        try:
+            discard(temporary)
+        finally:
+            os.close(descriptor)
+
+
+def _take_name(target: Path, *, folder: bool) -> tuple[Path, int]:
+    """A temporary name, and the descriptor whose lock says that it is in use."""
     while True:
         temporary, descriptor = temporary_name(target, "new"), None
         if folder:
@@ -58,15 +72,15 @@ def remove_leftovers(folder: Path, *, name: str | None = None) -> None:
         leftover = _TEMPORARY.match(entry.name)
         if leftover is None or name not in (None, leftover["name"]):
             continue
-        path, descriptor = Path(entry.path), None
         with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if leftover["use"] == "old" and not (folder / leftover["name"]).exists():
-                faults.rename(path, folder / leftover["name"])
-            discard(path)
-        if descriptor is not None:
-            os.close(descriptor)
+            descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if leftover["use"] == "old" and not (folder / leftover["name"]).exists():
+                    faults.rename(Path(entry.path), folder / leftover["name"])
+                discard(Path(entry.path))
+            finally:
+                os.close(descriptor)
 
 
 def discard(path: Path) -> None:

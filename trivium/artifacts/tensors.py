@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trivium.artifacts.manifest import unreadable
 from trivium.artifacts.writer import write_plain
 from trivium.errors import ArtifactDamaged, ArtifactError
 from trivium.lazy import torch
@@ -66,7 +67,9 @@ def load_state(folder: Path, name: str) -> Any:
     tensors = read_tensors(folder / f"{name}.safetensors")
     try:
         return _decode(json.loads(path.read_bytes()), tensors)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except PermissionError as error:
+        raise unreadable(path, error) from error
+    except (OSError, ValueError, LookupError, TypeError, struct.error, RecursionError) as error:
         raise ArtifactDamaged(
             "the saved state cannot be read",
             where=path,
@@ -112,6 +115,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except (SafetensorError, OSError) as error:
         raise ArtifactDamaged(
             "the tensors cannot be read",

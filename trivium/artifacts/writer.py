@@ -35,8 +35,8 @@ from trivium.artifacts.temporary import (
     lock,
     make_folder,
     remove_leftovers,
-    take_name,
     temporary_name,
+    temporary_place,
 )
 from trivium.errors import ArtifactDamaged, ArtifactError
 
@@ -79,20 +79,17 @@ def write_artifact(
     is set; otherwise, and for any folder that is no artifact, ArtifactError. DiskFull when the space runs out.
     """
     target = Path(target).resolve()
-    with explained(target):
-        check_target(target, kind=kind, replace=replace)
-        make_folder(target.parent)
-        remove_leftovers(target.parent)
-        temporary, held = take_name(target, folder=True)
-    try:
+    with contextlib.ExitStack() as stack:
+        with explained(target):
+            check_target(target, kind=kind, replace=replace)
+            make_folder(target.parent)
+            remove_leftovers(target.parent)
+            temporary, _ = stack.enter_context(temporary_place(target, folder=True))
         with explained(target, only=_FULL):
             yield temporary
         with explained(target):
             manifest = _seal(temporary, target, kind=kind, parents=tuple(parents), config=config, seed=seed)
             _publish(temporary, target, manifest, kind=kind, replace=replace)
-    finally:
-        discard(temporary)
-        os.close(held)
 
 
 def check_target(target: Path, *, kind: str, replace: bool) -> None:
@@ -123,17 +120,11 @@ def write_file(path: Path, data: bytes | str) -> None:
     with explained(path):
         make_folder(path.parent)
         remove_leftovers(path.parent, name=path.name)
-        temporary, descriptor = take_name(path, folder=False)
-        try:
+        with temporary_place(path, folder=False) as (temporary, descriptor):
             faults.write(descriptor, data.encode() if isinstance(data, str) else data, temporary)
             faults.fsync(descriptor, temporary)
             faults.rename(temporary, path)
             flush(path.parent)
-        except BaseException:
-            discard(temporary)
-            raise
-        finally:
-            os.close(descriptor)
 
 
 def write_plain(path: Path, chunks: Iterator[bytes | memoryview]) -> None:
