@@ -90,7 +90,8 @@ def print_rows(rows: Sequence[InspectedSequence], console: Console) -> None:
 
     for row in rows:
         with_loss = row.loss is not None
-        table = Table(title=Text(row.title), title_justify="left", header_style="bold")
+        console.print(Text(row.title, style="bold"))
+        table = Table(header_style="bold")
         for name in ("position", "token", "target", "trained", *(("probability", "loss") if with_loss else ())):
             table.add_column(name, justify="left" if name in ("token", "target", "trained") else "right")
         for token in row.tokens:
@@ -135,7 +136,7 @@ body { font: 15px/1.6 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem
 h1 { font-size: 1.3rem; } h2 { font-size: 0.95rem; font-weight: 600; margin: 1.5rem 0 0.3rem; }
 .row { font: 14px/1.9 ui-monospace, monospace; margin: 0; overflow-wrap: anywhere; white-space: pre-wrap; }
 .row span { border-bottom: 1px solid #8885; color: #888; padding: 0.1rem 0; }
-.row span.trained { background: hsl(var(--hue, 215) 75% 82%); color: #111; }
+.row span.trained { background: hsl(var(--hue, 215) 75% 82%); box-shadow: inset -1px 0 #0003; color: #111; }
 """
 
 

@@ -49,14 +49,7 @@ def read_files(folder: Path) -> TokenizerFiles:
             fix=f"convert it once with transformers: {_CONVERT}" if older else "name a folder with a tokenizer",
         )
     definition = _read_object(path)
-    for key, kind in (("model", dict), ("added_tokens", list)):
-        if not isinstance(definition.get(key, []), kind) or key not in definition:
-            raise TokenizerError(
-                f'tokenizer.json has no usable "{key}"',
-                where=f"{path}: {key}",
-                value=definition.get(key),
-                fix="take the file from the model's source again, or write it with Tokenizer.save",
-            )
+    _check_definition(definition, path)
     config = _read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     if (folder / "special_tokens_map.json").is_file():
         config = {**_read_object(folder / "special_tokens_map.json"), **config}
@@ -84,15 +77,47 @@ def dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _check_definition(definition: dict[str, Any], path: Path) -> None:
+    """What is read here of tokenizer.json has the right types; the rest is checked by the library."""
+    model, added = definition.get("model"), definition.get("added_tokens")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocab, dict):
+        good = all(isinstance(identifier, int) for identifier in vocab.values())
+    else:
+        good = isinstance(vocab, list) and all(isinstance(piece, list) and len(piece) == 2 for piece in vocab)
+    if not good:
+        raise _unusable(path, "model.vocab", vocab if isinstance(model, dict) else model)
+    if not isinstance(added, list):
+        raise _unusable(path, "added_tokens", added)
+    for number, token in enumerate(added):
+        named = isinstance(token, dict) and isinstance(token.get("content"), str)
+        if not named or not isinstance(token.get("id"), int):
+            raise _unusable(path, f"added_tokens[{number}]", token)
+
+
+def _unusable(path: Path, key: str, value: Any) -> TokenizerError:
+    return TokenizerError(
+        f'tokenizer.json has no usable "{key}"',
+        where=f"{path}: {key}",
+        value=value,
+        fix="take the file from the model's source again, or write it with Tokenizer.save",
+    )
+
+
+def _read_text(path: Path) -> str:
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise TokenizerError(
             f"the file is not UTF-8 text: {error.reason} at byte {error.start}",
             where=path,
             fix="take the file from its source again",
         ) from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_read_text(path))
     except json.JSONDecodeError as error:
         raise TokenizerError(
             f"the file is not valid JSON: {error.msg} (column {error.colno})",
@@ -118,8 +143,10 @@ def _templates(folder: Path, inline: Any) -> dict[str, str]:
     where = folder / "tokenizer_config.json"
     if isinstance(inline, str):
         templates["default"] = inline
-    elif isinstance(inline, list) and all(isinstance(item, dict) for item in inline):
-        templates = {str(item.get("name")): item.get("template", "") for item in inline}
+    elif isinstance(inline, list) and all(
+        isinstance(item, dict) and set(item) >= {"name", "template"} for item in inline
+    ):
+        templates = {str(item["name"]): str(item["template"]) for item in inline}
     elif inline is not None:
         raise TokenizerError(
             "the chat template must be a string, or a list of objects with name and template",
@@ -130,5 +157,5 @@ def _templates(folder: Path, inline: Any) -> dict[str, str]:
     named = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
     for name, path in {"default": folder / "chat_template.jinja", **named}.items():
         if path.is_file():
-            templates[name] = path.read_text(encoding="utf-8")
+            templates[name] = _read_text(path)
     return templates

@@ -55,12 +55,14 @@ class Tokenizer:
         self.vocab_size: int = max(self.vocabulary.values(), default=-1) + 1
         self._text = json.dumps({**definition, "truncation": None, "padding": None}, ensure_ascii=False)
         self._parsing = self._backend(_no_dropout(json.loads(self._text)))
-        if self._parsing.get_vocab_size() != len(self.vocabulary):
-            raise TokenizerError(
-                "the ids of added_tokens do not fit the vocabulary",
-                where=f"{self.where}/tokenizer.json: added_tokens",
-                fix="give every added token an id of its own that follows the vocabulary without a gap",
-            )
+        for token in definition["added_tokens"]:
+            if self._parsing.token_to_id(token["content"]) != token["id"]:
+                raise TokenizerError(
+                    "an added token does not get the id that the file gives it",
+                    where=f"{self.where}/tokenizer.json: added_tokens",
+                    value=token,
+                    fix="give each added token the id it has in the vocabulary, or one of its own",
+                )
         self.eos_id, self.bos_id = self._end_and_start(roles)
         self.pad_id = self._padding(roles)
         self.adds_bos = self._says_bos(files.config)
