@@ -7,9 +7,13 @@ the settings of the file of that name. Recipes point to it in a comment:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from trivium.config import DEFAULT_OPTIMIZER, StrictModel
+from pydantic.fields import FieldInfo
+
+from trivium.config import DEFAULT_OPTIMIZER, StrictModel, recipe_keys
+from trivium.problems import fields_below
 from trivium.recipe import SHORTHAND, Recipe
 from trivium.registry import Folder, component, first_line, names
 
@@ -43,6 +47,19 @@ def recipe_schema() -> dict[str, Any]:
         "$ref": "#/$defs/Recipe",
         "$defs": dict(sorted(definitions.items())),
     }
+
+
+def every_setting() -> Iterator[tuple[str, FieldInfo, str | None]]:
+    """(dotted key, field, owner) of all that a recipe can set; owner is the method, optimiser or transform it is of."""
+    from trivium.models.config import ModelConfig
+
+    places: dict[Folder, str] = {"methods": "method", "optim": "train.optimizer", "transforms": "transforms.0"}
+    for key, field in [*recipe_keys().items(), *fields_below(ModelConfig, "model.config.")]:
+        yield key, field, None
+    for folder, place in places.items():
+        for name in names(folder):
+            for key, field in fields_below(component(folder, name).Config, f"{place}."):
+                yield key, field, name
 
 
 def _component(folder: Folder, definitions: dict[str, Any]) -> list[dict[str, Any]]:

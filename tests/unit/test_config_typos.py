@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from trivium.cli.complete import all_keys
 from trivium.config import resolve
 from trivium.errors import ConfigError
-from trivium.models.config import ModelConfig
 from trivium.problems import fields_below
 from trivium.registry import component, names
+from trivium.schema import every_setting
 
 BASE: dict[str, Any] = {
     "name": "typo",
@@ -61,8 +60,7 @@ def place(key: str, typo: str) -> dict[str, Any]:
 
 
 def keys() -> list[str]:
-    found = {*all_keys(), *(key for key, _ in fields_below(ModelConfig, "model.config."))}
-    return sorted(key for key in found if not key.startswith(LEFT_OUT))
+    return sorted({key for key, _, _ in every_setting() if not key.startswith(LEFT_OUT)})
 
 
 def typos(count: int) -> list[tuple[str, str]]:

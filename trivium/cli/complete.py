@@ -19,29 +19,17 @@ def complete_recipe(incomplete: str) -> list[str]:
 
 def complete_key(incomplete: str) -> list[str]:
     """Dotted keys of a recipe."""
-    return [key for key in all_keys() if key.startswith(incomplete)]
+    from trivium.schema import every_setting
+
+    return [key for key in dict.fromkeys(key for key, _, _ in every_setting()) if key.startswith(incomplete)]
 
 
 def complete_override(incomplete: str) -> list[str]:
     """`key=` and, for settings with a few allowed values, `key=value`."""
     key, equals, _ = incomplete.partition("=")
     if not equals:
-        return [f"{found}=" for found in all_keys() if found.startswith(incomplete)]
+        return [f"{found}=" for found in complete_key(incomplete)]
     return [f"{key}={value}" for value in _values(key) if f"{key}={value}".startswith(incomplete)]
-
-
-def all_keys() -> dict[str, object]:
-    """Every dotted key of a recipe, with the settings of all built-in methods and optimisers."""
-    from trivium.config import recipe_keys
-    from trivium.problems import fields_below
-    from trivium.registry import component, names
-
-    keys: dict[str, object] = dict(recipe_keys())
-    for name in names("methods"):
-        keys.update(fields_below(component("methods", name).Config, "method."))
-    for name in names("optim"):
-        keys.update(fields_below(component("optim", name).Config, "train.optimizer."))
-    return keys
 
 
 def _values(key: str) -> list[str]:

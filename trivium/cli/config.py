@@ -47,20 +47,11 @@ def explain(
 
 def _settings() -> dict[str, list[dict[str, Any]]]:
     """Dotted key -> what it is; several entries where methods use the same name."""
-    from trivium.config import recipe_keys
-    from trivium.problems import fields_below
-    from trivium.registry import Folder, component, names
+    from trivium.schema import every_setting
 
-    settings = {key: [_describe(field, None)] for key, field in recipe_keys().items()}
-    places: tuple[tuple[Folder, str], ...] = (
-        ("methods", "method"),
-        ("optim", "train.optimizer"),
-        ("transforms", "transforms.0"),
-    )
-    for folder, place in places:
-        for name in names(folder):
-            for key, field in fields_below(component(folder, name).Config, f"{place}."):
-                settings.setdefault(key, []).append(_describe(field, name))
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for key, field, owner in every_setting():
+        settings.setdefault(key, []).append(_describe(field, owner))
     return settings
 
 

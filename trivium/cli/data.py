@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trivium.cli.complete import complete_override, complete_recipe
 from trivium.cli.output import Json, show
+from trivium.errors import DataError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from trivium.config import ResolvedRecipe
-    from trivium.data.batch import Batch
     from trivium.data.dataset import Dataset
+    from trivium.models.transformer import Transformer
     from trivium.recipe import Source
     from trivium.tokenizers.tokenizer import Tokenizer
 
@@ -50,35 +49,43 @@ def prepare(recipe: RecipePath, overrides: Overrides = None, as_json: Json = Fal
 def inspect(
     recipe: RecipePath,
     overrides: Overrides = None,
-    row: Annotated[int, typer.Option(min=0, help="Which row of the training order.")] = 0,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first sample to show.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="How many samples to show.")] = 1,
     model: Annotated[
         Path | None, typer.Option(help="Show this model's loss; default: the recipe's model folder.")
     ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with coloured tokens instead.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a row as the model sees it.
+    """Show samples as the model sees them.
 
     For each token: its target, whether it is trained, and its loss under a model.
     """
-    from trivium.data.loader import Loader
+    from trivium.data.inspect import inspect_rows, print_rows, rows_as_html, rows_as_json
 
     resolved = _resolved(recipe, overrides)
     tokenizer = _tokenizer(resolved)
-    data, folder = resolved.recipe.data, model or resolved.recipe.model.path
-    loader = Loader(
-        _open(resolved, data.train, tokenizer),
-        rows=1,
-        micro_rows=1,
-        sequence_length=data.sequence_length,
-        packing=data.packing,
-        seed=resolved.recipe.seed,
-        shuffle=data.shuffle,
-    )
-    batch = loader.update(row)[0]
-    losses = _losses(Path(folder), batch).tolist() if folder is not None else None
-    tokens = _tokens(batch, tokenizer, losses)
-    result = {"row": row, "samples": list(batch.sample_ids), "lengths": list(batch.layout.lengths), "tokens": tokens}
-    show(result, as_json=as_json, text=_table(result))
+    folder = model or resolved.recipe.model.path
+    dataset = _open(resolved, resolved.recipe.data.train, tokenizer)
+    if first >= len(dataset):
+        raise DataError("there is no such sample", value=first, fix=f"the numbers are 0 to {len(dataset) - 1}")
+    rows = inspect_rows(dataset, tokenizer, model=_model(folder), count=count, first=first)
+    if html is not None:
+        from trivium.artifacts.writer import write_file
+
+        write_file(html, rows_as_html(rows))
+    elif as_json:
+        show({"samples": rows_as_json(rows)}, as_json=True, text="")
+    else:
+        from rich.console import Console
+
+        print_rows(rows, Console())
+
+
+def _model(folder: str | Path | None) -> Transformer | None:
+    from trivium.models.folder import load_model
+
+    return None if folder is None else load_model(folder)
 
 
 def _resolved(recipe: Path, overrides: list[str] | None) -> ResolvedRecipe:
@@ -104,52 +111,3 @@ def _open(resolved: ResolvedRecipe, sources: list[Source], tokenizer: Tokenizer)
     cache = Path(recipe.runs) / ".cache"
     kind = resolved.method.cls.data_kind
     return open_dataset(sources, kind=kind, tokenizer=tokenizer, settings=recipe.data, cache=cache)
-
-
-def _losses(folder: Path, batch: Batch) -> Tensor:
-    """[T] -log p of each target under a model."""
-    import torch
-
-    from trivium.models.folder import load_model
-
-    model = load_model(folder).eval()
-    with torch.no_grad():
-        logits = model(batch.input_ids, batch.layout).float()
-    return torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
-
-
-def _tokens(batch: Batch, tokenizer: Tokenizer, losses: list[float] | None) -> list[dict[str, Any]]:
-    from trivium.data.batch import IGNORE
-
-    rows: list[dict[str, Any]] = []
-    ids, targets = batch.input_ids.tolist(), batch.targets.tolist()
-    for sequence, (start, end) in enumerate(batch.layout.spans()):
-        for at in range(start, end):
-            trained = targets[at] != IGNORE
-            rows.append(
-                {
-                    "sequence": sequence,
-                    "position": at - start,
-                    "token": tokenizer.decode([ids[at]], skip_special=False),
-                    "target": tokenizer.decode([targets[at]], skip_special=False) if trained else None,
-                    "trained": trained,
-                    "loss": losses[at] if losses is not None and trained else None,
-                }
-            )
-    return rows
-
-
-def _table(result: dict[str, Any]) -> str:
-    tokens = result["tokens"]
-    trained = sum(token["trained"] for token in tokens)
-    lines = [
-        f"row {result['row']}: {len(result['lengths'])} sequences, {len(tokens)} tokens, {trained} of them trained",
-        f"{'sequence':>8} {'position':>8}  {'token':20} {'target':20} loss",
-    ]
-    for token in tokens:
-        target = repr(token["target"]) if token["trained"] else "- (not trained)"
-        loss = "" if token["loss"] is None else f"{token['loss']:.3f}"
-        lines.append(
-            f"{token['sequence']:>8} {token['position']:>8}  {token['token']!r:20} {target:20} {loss}".rstrip()
-        )
-    return "\n".join(lines)

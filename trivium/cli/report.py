@@ -15,7 +15,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder, finished or n
 
     One file, readable offline: curves, samples, data, configuration, lineage and cost.
     """
-    from trivium.report.page import write_report
+    from trivium.report.report import write_report
 
     path = write_report(run)
     show({"report": str(path)}, as_json=as_json, text=str(path))
