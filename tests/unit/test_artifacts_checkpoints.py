@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import hashlib
+import json
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from trivium.artifacts import checkpoints, faults
 from trivium.artifacts.checkpoints import CheckpointStore
-from trivium.artifacts.manifest import MANIFEST, verify
+from trivium.artifacts.manifest import MANIFEST, FileEntry, Manifest
 from trivium.artifacts.record import parent_of, read_record
 from trivium.artifacts.writer import DiskFull
 from trivium.errors import ArtifactError
@@ -37,12 +38,19 @@ def save(store: CheckpointStore, step: int) -> Path:
 
 
 def good(run: Path) -> set[int]:
-    found = set()
-    for path in run.glob("checkpoints/step-*"):
-        with contextlib.suppress(ArtifactError):
-            verify(path)
-            found.add(int(path.name[5:]))
-    return found
+    """The steps whose files are those of their manifest, judged without the code under test."""
+    return {int(path.name[5:]) for path in run.glob("checkpoints/step-*") if whole(path)}
+
+
+def whole(path: Path) -> bool:
+    try:
+        manifest = (path / MANIFEST).read_bytes()
+        files = {name: FileEntry(**entry) for name, entry in json.loads(manifest)["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    there = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in there.items() if name != MANIFEST}
+    return Manifest(files).to_bytes() == manifest and hashes == {name: entry.sha256 for name, entry in files.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +181,11 @@ def test_unfinished_folders_are_no_checkpoints(tmp_path: Path) -> None:
     (store.folder / "notes.txt").write_text("x")
     assert store.steps() == [1]
     assert store.latest() == store.path(1)
+    assert "step-00000009 is damaged" in store.messages[0]
+    (store.folder / "step-00000002").mkdir()
+    (store.folder / "step-00000002" / "weights").write_text("the manifest was deleted")
+    save(store, 2)
+    assert good(tmp_path) == {1, 2}
 
 
 class Watch:
@@ -181,6 +194,7 @@ class Watch:
     def __init__(self, run: Path, stop_at: int) -> None:
         self.run, self.stop_at, self.calls, self.stopped = run, stop_at, 0, False
         self.before = ""
+        self.harmed = self.names_incomplete()
         self.floor = min(2, len(good(run)))
 
     def __call__(self, operation: str, path: Path) -> None:
@@ -197,10 +211,14 @@ class Watch:
         hook, faults.hook = faults.hook, None
         found = good(self.run)
         assert len(found) >= self.floor
-        named = self.run / "latest"
-        if named.exists():
-            assert (self.run / "checkpoints" / named.read_text().strip() / MANIFEST).exists()
+        assert self.names_incomplete() in (None, self.harmed)
         faults.hook = hook
+
+    def names_incomplete(self) -> str | None:
+        """What `latest` names, if that is not complete."""
+        latest = self.run / "latest"
+        name = latest.read_text().strip() if latest.exists() else ""
+        return name if name and not (self.run / "checkpoints" / name / MANIFEST).exists() else None
 
 
 def harm(run: Path, choose: random.Random) -> None:

@@ -55,6 +55,8 @@ class CheckpointStore:
         """
         path = self.path(step)
         require_space(self.folder, int(self._newest_size() * _ROOM), purpose="a checkpoint")
+        if path.exists():  # written before the run went back to an older one: if damaged, it must not be in the way
+            self._verified(len(self._all_steps()))
         with write_artifact(
             path, kind="checkpoint", parents=parents, config=config, seed=seed, replace=True
         ) as temporary:
@@ -84,13 +86,7 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        try:
-            names = [entry.name for entry in faults.listdir(self.folder) if (Path(entry.path) / MANIFEST).is_file()]
-        except OSError as error:
-            raise unreadable(self.folder, error) from error
-        return sorted(int(match[1]) for match in map(_NAME.match, names) if match)
+        return [step for step in self._all_steps() if (self.path(step) / MANIFEST).is_file()]
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of `step` lies, or will lie."""
@@ -100,6 +96,14 @@ class CheckpointStore:
         """Raise DiskFull unless the checkpoints of a whole run fit, given the size of one (before the run starts)."""
         have = len(self.steps())
         require_space(self.folder, (self.keep + 1 - have) * checkpoint_bytes, purpose="keeping the checkpoints")
+
+    def _all_steps(self) -> list[int]:
+        """Those that lost their manifest as well; a save never leaves such a folder behind."""
+        try:
+            entries = faults.listdir(self.folder) if self.folder.is_dir() else []
+        except OSError as error:
+            raise unreadable(self.folder, error) from error
+        return sorted(int(match[1]) for match in (_NAME.match(entry.name) for entry in entries) if match)
 
     def _newest_size(self) -> int:
         for step in reversed(self.steps()):
@@ -114,7 +118,7 @@ class CheckpointStore:
         """
         verified: list[Path] = []
         damaged: list[tuple[Path, str]] = []
-        for step in reversed(self.steps()):
+        for step in reversed(self._all_steps()):
             path = self.path(step)
             try:
                 if path != just_written:
