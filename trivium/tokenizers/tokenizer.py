@@ -11,7 +11,6 @@ Three rules hold everywhere, because breaking them is silent:
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import secrets
@@ -53,8 +52,7 @@ class Tokenizer:
         definition, roles = _with_declared_specials(files)
         self.vocabulary: dict[str, int] = _vocabulary(definition)
         self.vocab_size: int = max(self.vocabulary.values(), default=-1) + 1
-        self._text = json.dumps({**definition, "truncation": None, "padding": None}, ensure_ascii=False)
-        self._parsing = self._backend(_no_dropout(json.loads(self._text)))
+        self._parsing = self._backend(definition)
         for token in definition["added_tokens"]:
             if self._parsing.token_to_id(token["content"]) != token["id"]:
                 raise TokenizerError(
@@ -63,15 +61,13 @@ class Tokenizer:
                     value=token,
                     fix="give each added token the id it has in the vocabulary, or one of its own",
                 )
+        self.special_tokens: dict[str, int] = {
+            token["content"]: token["id"] for token in definition["added_tokens"] if token.get("special")
+        }
         self.eos_id, self.bos_id = self._end_and_start(roles)
         self.pad_id = self._padding(roles)
         self.adds_bos = self._says_bos(files.config)
         self._parsing.post_processor = None
-        self.special_tokens: dict[str, int] = {
-            token["content"]: self.vocabulary[token["content"]]
-            for token in definition["added_tokens"]
-            if token.get("special")
-        }
         self.role_tokens: dict[str, str] = {key: token for key, token in roles.items() if key != "pad_token"}
         if self.pad_id is not None:
             self.role_tokens["pad_token"] = self.token(self.pad_id)
@@ -240,8 +236,9 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """SHA-256 over everything that decides which ids come out."""
-        facts = [self._text, self.bos_id, self.eos_id, self.adds_bos, sorted(self.files.templates.items())]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        templates = sorted(self.files.templates.items())
+        facts = [self.files.definition, self.bos_id, self.eos_id, self.adds_bos, templates]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     # Building
 
@@ -250,8 +247,11 @@ class Tokenizer:
         return [*before, *ids, self.eos_id] if eos else [*before, *ids]
 
     def _backend(self, definition: dict[str, Any]) -> tokenizers.Tokenizer:
+        """Never with truncation, padding or BPE dropout, which change silently what a text becomes."""
+        model = {**definition["model"], "dropout": None} if "dropout" in definition["model"] else definition["model"]
+        fixed = {**definition, "truncation": None, "padding": None, "model": model}
         try:
-            return tokenizers.Tokenizer.from_str(json.dumps(definition, ensure_ascii=False))
+            return tokenizers.Tokenizer.from_str(json.dumps(fixed, ensure_ascii=False))
         except Exception as error:  # the library raises plain Exception
             raise TokenizerError(
                 f"the tokenizers library refuses the file: {error}",
@@ -268,26 +268,41 @@ class Tokenizer:
     @cached_property
     def _guarded(self) -> tokenizers.Tokenizer:
         """The twin: no text can be a special token in it, neither as added token nor as entry of the vocabulary."""
-        definition = _no_dropout(json.loads(self._text))
-        definition["post_processor"] = None
         spelling = {content: self._words[identifier] for content, identifier in self.special_tokens.items()}
-        for token in definition["added_tokens"]:
-            token["content"] = spelling.get(token["content"], token["content"])
-        model = definition["model"]
-        vocab = model["vocab"]
+        definition = self.files.definition
+        added = [
+            {**token, "content": spelling.get(token["content"], token["content"])}
+            for token in definition["added_tokens"]
+        ]
+        model, vocab = definition["model"], definition["model"]["vocab"]
         if isinstance(vocab, dict):
-            model["vocab"] = {spelling.get(token, token): identifier for token, identifier in vocab.items()}
+            renamed: Any = {spelling.get(token, token): identifier for token, identifier in vocab.items()}
         else:
-            model["vocab"] = [[spelling.get(token, token), score] for token, score in vocab]
-        if model.get("unk_token") is not None:
-            model["unk_token"] = spelling.get(model["unk_token"], model["unk_token"])
-        return self._backend(definition)
+            renamed = [[spelling.get(token, token), score] for token, score in vocab]
+        unknown = {"unk_token": spelling.get(model["unk_token"], model["unk_token"])} if model.get("unk_token") else {}
+        renamed_model = {**model, "vocab": renamed, **unknown}
+        return self._backend({**definition, "added_tokens": added, "model": renamed_model, "post_processor": None})
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
-        backend = tokenizers.Tokenizer.from_str(self._guarded.to_str())
-        backend.encode_special_tokens = True
-        return backend
+        """A backend that parses no special token. It shares the model, so it costs next to nothing.
+
+        Where text could spell a special token that is an entry of the vocabulary, the model is that of the twin.
+        """
+        model = self.files.definition["model"]
+        vocab = model["vocab"] if isinstance(model["vocab"], dict) else {piece for piece, _ in model["vocab"]}
+        only_merges = model.get("type") == "BPE" and not model.get("ignore_merges")
+        source = self._parsing if only_merges or not self.special_tokens.keys() & vocab else self._guarded
+        plain = tokenizers.Tokenizer(source.model)
+        for part in ("normalizer", "pre_tokenizer"):
+            if getattr(source, part) is not None:
+                setattr(plain, part, getattr(source, part))
+        added = source.get_added_tokens_decoder()
+        plain.add_tokens([added[identifier] for identifier in sorted(added)])
+        if plain.get_added_tokens_decoder().keys() != added.keys():  # gaps in the numbering
+            plain = tokenizers.Tokenizer.from_str(source.to_str())
+        plain.encode_special_tokens = True
+        return plain
 
     def _approximate_bytes(self, token: str) -> bytes:
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
@@ -327,8 +342,7 @@ class Tokenizer:
             problem = f"the padding token {declared!r} is not in the vocabulary"
         else:
             problem = f"the padding token was the end token {declared!r}, with which models never learn to stop"
-        special = [token["content"] for token in json.loads(self._text)["added_tokens"] if token.get("special")]
-        spare = [token for token in special if any(part in token for part in _SPARE)]
+        spare = [token for token in self.special_tokens if any(part in token for part in _SPARE)]
         unknown = [roles["unk_token"]] if "unk_token" in roles else []
         for token in (*_PADS, *spare, *unknown):
             if self.vocabulary.get(token) not in (None, self.eos_id, self.bos_id):
@@ -386,13 +400,6 @@ def _moved(offsets: list[tuple[int, int]], pieces: list[tuple[int, int, int, int
     return moved
 
 
-def _no_dropout(definition: dict[str, Any]) -> dict[str, Any]:
-    """BPE dropout would make the same text different ids each time."""
-    if "dropout" in definition["model"]:
-        definition["model"]["dropout"] = None
-    return definition
-
-
 def _content(value: Any) -> str | None:
     """A token is written as a string, or as an object with its flags."""
     content = value.get("content") if isinstance(value, dict) else value
@@ -404,17 +411,16 @@ def _with_declared_specials(files: TokenizerFiles) -> tuple[dict[str, Any], dict
     roles = {key: token for key in ROLES if (token := _content(files.config.get(key))) is not None}
     extra = files.config.get("extra_special_tokens") or files.config.get("additional_special_tokens") or []
     declared = [*roles.values(), *map(_content, extra.values() if isinstance(extra, dict) else extra)]
-    definition = copy.deepcopy(files.definition)
-    known = _vocabulary(definition)
-    added = {token["content"]: token for token in definition["added_tokens"]}
+    known = _vocabulary(files.definition)
+    added = {token["content"]: dict(token) for token in files.definition["added_tokens"]}
     for content in declared:
         if content in added:
             added[content]["special"] = True
         elif content in known:
             flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
             added[content] = {"id": known[content], "content": content, **flags, "special": True}
-    definition["added_tokens"] = sorted(added.values(), key=lambda token: int(token["id"]))
-    return definition, roles
+    in_order = sorted(added.values(), key=lambda token: int(token["id"]))
+    return {**files.definition, "added_tokens": in_order}, roles
 
 
 def _vocabulary(definition: dict[str, Any]) -> dict[str, int]:
