@@ -84,8 +84,7 @@ class _Walk:
     found: dict[str, Path] | None = None
 
     def graph(self, start: Path) -> Graph:
-        here = content_hash(start)
-        pending = [self._node(start, here, "here")]
+        pending = [self._add(start, content_hash(start), "here")]
         while pending:
             child = pending.pop()
             folder = artifact_root(Path(child.path)) if child.state in ("here", "moved") else None
@@ -93,15 +92,25 @@ class _Walk:
             if folder is None or record is None:
                 continue
             for parent in record.parents:
-                if parent.hash not in self.nodes:
-                    pending.append(self._node(*self._locate(folder / parent.path, parent.hash)))
-                edge = Edge(parent.hash, child.key, parent.role)
-                if edge not in self.edges and parent.hash != child.key:
+                path, content, state = self._locate((folder / parent.path).resolve(), parent.hash)
+                known = _key(path, content) in self.nodes
+                node = self._add(path, content, state)
+                edge = Edge(node.key, child.key, parent.role)
+                if edge not in self.edges and not self._closes_circle(node.key, child.key):
                     self.edges.append(edge)
+                if not known:
+                    pending.append(node)
         return Graph(list(self.nodes.values()), self.edges)
 
-    def _node(self, path: Path, key: str, state: str) -> Node:
-        path = path.resolve()
+    def _closes_circle(self, parent: str, child: str) -> bool:
+        """Whether `parent` was itself made from `child`: what is remade in place with equal content can look so."""
+        past = [parent]
+        for key in past:
+            past += [edge.parent for edge in self.edges if edge.child == key and edge.parent not in past]
+        return child in past
+
+    def _add(self, path: Path, content: str, state: str) -> Node:
+        path, key = path.resolve(), _key(path.resolve(), content)
         record: Record | None = read_record(path) if state in ("here", "moved") and path.is_dir() else None
         kind = record.kind if record else "file" if path.is_file() else "folder" if path.is_dir() else "unknown"
         self.nodes[key] = Node(
@@ -109,7 +118,7 @@ class _Walk:
             kind=kind,
             name=path.relative_to(self.runs).as_posix() if path.is_relative_to(self.runs) else str(path),
             path=str(path),
-            hash=key,
+            hash=content,
             state=state,
             created=record.created if record else "",
             seed=record.seed if record else None,
@@ -117,14 +126,18 @@ class _Walk:
         )
         return self.nodes[key]
 
-    def _locate(self, path: Path, key: str) -> tuple[Path, str, str]:
-        if path.exists() and content_hash(path) == key:
-            return path, key, "here"
+    def _locate(self, path: Path, content: str) -> tuple[Path, str, str]:
+        if path.exists() and content_hash(path) == content:
+            return path, content, "here"
         if self.found is None:
             self.found = _artifacts_below(self.runs)
-        if key in self.found:
-            return self.found[key], key, "moved"
-        return path, key, "changed" if path.exists() else "missing"
+        if content in self.found:
+            return self.found[content], content, "moved"
+        return path, content, "changed" if path.exists() else "missing"
+
+
+def _key(path: Path, content: str) -> str:
+    return f"{path}@{content[:16]}"
 
 
 def _artifacts_below(folder: Path) -> dict[str, Path]:
