@@ -56,7 +56,7 @@ def _paths(resolved: ResolvedRecipe) -> Iterator[Problem]:
         if split == "train" and not entries:
             yield _problem(resolved, ("data", "train"), "data.train is empty", "give a path or a list of paths")
         for number, source in enumerate(entries):
-            if not Path(source.path).exists() and source.path not in builtin_sources():
+            if not _exists(source.path) and source.path not in builtin_sources():
                 keys: Keys = ("data", split, number, "path")
                 yield _missing(resolved, keys, source.path, "data", builtin_sources())
     if recipe.model.path is not None:
@@ -72,7 +72,7 @@ def _paths(resolved: ResolvedRecipe) -> Iterator[Problem]:
     elif recipe.model.path is None:
         fix = "train one ('trivium tokenizer train'), or name the folder of any model that has one"
         yield _problem(resolved, ("tokenizer",), "a model from a preset needs tokenizer: FOLDER", fix)
-    if Path(recipe.runs).is_file():
+    if _exists(recipe.runs) and not Path(recipe.runs).is_dir():
         yield _problem(resolved, ("runs",), "runs must be a folder, this is a file", "name another one", recipe.runs)
 
 
@@ -84,7 +84,7 @@ def builtin_sources() -> tuple[str, ...]:
 
 
 def _folder(resolved: ResolvedRecipe, keys: Keys, path: str, marker: str) -> Iterator[Problem]:
-    if not Path(path).exists():
+    if not _exists(path):
         yield _missing(resolved, keys, path, "folder")
     elif not (Path(path) / marker).is_file():
         inside = sorted(found.parent for found in Path(path).glob(f"*/{marker}")) if Path(path).is_dir() else []
@@ -94,15 +94,29 @@ def _folder(resolved: ResolvedRecipe, keys: Keys, path: str, marker: str) -> Ite
 
 def _missing(resolved: ResolvedRecipe, keys: Keys, path: str, what: str, names: tuple[str, ...] = ()) -> Problem:
     parent = Path(path).parent
-    siblings = [str(parent / entry.name) for entry in parent.iterdir()] if parent.is_dir() else []
-    near = nearest(path, [*siblings, *names], cutoff=0.8)
+    near = nearest(path, [*_siblings(parent), *names], cutoff=0.8)
     if near:
         fix = f"did you mean {near}?"
-    elif what == "folder" and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not parent.exists():
+    elif what == "folder" and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not _exists(str(parent)):
         fix = f"if this is a Hugging Face name, download it first: hf download {path} --local-dir {Path(path).name}"
     else:
         fix = f"check the path; it is relative to the current folder, {Path.cwd()}"
     return _problem(resolved, keys, f"there is no such {what}", fix, path)
+
+
+def _exists(path: str) -> bool:
+    """Whether there is something; False for what cannot be looked at and for names that no disk could hold."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
+def _siblings(folder: Path) -> list[str]:
+    try:
+        return [str(folder / entry.name) for entry in folder.iterdir()]
+    except (OSError, ValueError):
+        return []
 
 
 def _packages(resolved: ResolvedRecipe) -> Iterator[Problem]:

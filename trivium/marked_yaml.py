@@ -79,9 +79,11 @@ def read_yaml(path: Path) -> Node:
         raise ConfigError("there is no such file", where=path, fix=_nearby(path)) from None
     except IsADirectoryError:
         raise ConfigError("this is a folder, not a recipe", where=path, fix="name a .yaml file") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot read the file: {error.strerror or error}", where=path, fix="check that you may read it"
+            f"cannot read the file: {getattr(error, 'strerror', None) or error}",
+            where=path,
+            fix="check that you may read it",
         ) from None
     return parse_yaml(_decode(data, path), name=str(path))
 
@@ -330,7 +332,10 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, name: str) -> ConfigEr
 
 def _nearby(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path("recipes")
-    names = [entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml")] if folder.is_dir() else []
+    try:
+        names = [entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml")]
+    except OSError:
+        names = []
     near = nearest(path.name if path.suffix else f"{path.name}.yaml", names)
     return f"did you mean {folder / near}?" if near else f"check the path; the current folder is {Path.cwd()}"
 

@@ -50,6 +50,7 @@ def refused(overrides: list[str], environment: dict[str, str] | None = None) -> 
 CASES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
     "data is not there": (["data.train=dta.txt"], {}, ["no such data", "did you mean data.txt?"]),
     "held-out data is not there": (["data.validation=[data.txt, v.txt]"], {}, ["no such data", "v.txt", "relative to"]),
+    "name too long for any disk": (["data.train=" + "x" * 300], {}, ["no such data", "check the path"]),
     "no data at all": (["data.train=[]"], {}, ["data.train is empty"]),
     "model is not there": (["model={path: models/finale}"], {}, ["no such folder", "did you mean models/final?"]),
     "model of the hub": (["model={path: meta/llama}"], {}, ["no such folder", "hf download meta/llama"]),

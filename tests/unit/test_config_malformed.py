@@ -217,6 +217,7 @@ def test_windows_files_are_read(
     [
         ("recipe.yml", ["no such file", "did you mean recipe.yaml?"]),
         ("folder", ["folder, not a recipe"]),
+        ("x" * 300, ["cannot read the file: File name too long"]),
         ("nothing/at/all.yaml", ["no such file", "current folder"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def train(
     chosen = [name for name, wanted in modes.items() if wanted]
     if len(chosen) > 1:
         raise ConfigError(f"{' and '.join(chosen)} exclude each other", fix="give one of them")
-    changes = [*(overrides or []), *([f"runs={runs}"] if runs else [])]
+    changes = [*(overrides or []), *([f"runs={json.dumps(str(runs))}"] if runs else [])]
     resolved = resolve(recipe, changes)
     if print_:
         show(resolved.dump(), as_json=as_json, text=resolved.to_yaml().rstrip())
