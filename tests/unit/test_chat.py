@@ -214,8 +214,14 @@ class TestTemplatesOfOthers:
 
     def test_a_generation_prompt_that_training_does_not_contain_is_refused(self, with_template):
         template = CHATML.replace("'<|im_start|>assistant\\n'", "'<|im_start|>assistant\\n<think>'")
-        with pytest.raises(TokenizerError, match="generation prompt"):
+        with pytest.raises(TokenizerError, match="generation prompt is not how it begins"):
             with_template(template).encode_chat(MULTI)
+
+    def test_tokens_that_close_the_conversation_belong_to_the_last_answer(self, with_template):
+        template = CHATML.replace("{% else %}", "").replace("{% endif %}", "{% else %}{{ eos_token }}{% endif %}")
+        tokenizer = with_template(template)
+        said = trained_text(tokenizer, tokenizer.encode_chat(MULTI))
+        assert said == ["1<|im_end|>", "It adds two.<|im_end|>\n<|eos|>"]
 
     def test_bos_written_twice_is_refused(self, with_template):
         with pytest.raises(TokenizerError, match="BOS twice"):
@@ -224,7 +230,8 @@ class TestTemplatesOfOthers:
     def test_marks_in_macros_and_blocks(self, with_template):
         template = (
             "{% macro say(m) %}{% if m.role == 'assistant' %}"
-            "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endmacro %}"
+            "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+            "{% else %}{{ m.content }}{% endif %}{% endmacro %}"
             "{% for m in messages %}{% set text %}[{{ say(m) }}]{% endset %}{{ text }}{% endfor %}"
         )
         tokenizer = with_template(template)

@@ -9,6 +9,7 @@ Messages are data: `<|eos|>` in what a user wrote never becomes the token. The p
 token are wrapped in guards, long random words, before the template runs. What still looks like a special token in
 the rendered text and has no guard was written by the template. (The template renders with guards only when there is
 something to guard, which is almost never; and roles, which templates build markers from, come from a fixed list.)
+Added tokens that are not special (`<think>` in some vocabularies) are ordinary tokens, in messages too.
 """
 
 from __future__ import annotations
@@ -141,6 +142,19 @@ class ChatTemplate:
         if not marks and self._guards[0] not in text:
             return Rendered(text, [], None)
         return self._cut(text)
+
+    def end_of(self, part: str, whole: str, start: int) -> int | None:
+        """Where the last message of the conversation `part` ends in the longer conversation `whole`.
+
+        `part` is the beginning of `whole`, but for special tokens that close a conversation (Phi 3 does that).
+        start: where the message begins in both. None if the two differ in more than that.
+        """
+        if whole.startswith(part):
+            return len(part)
+        differing = (place for place, pair in enumerate(zip(part, whole, strict=False)) if pair[0] != pair[1])
+        common = next(differing, min(len(part), len(whole)))
+        ends = [match.end() for match in self._written.finditer(part, start) if match.end() <= common]
+        return ends[-1] if ends and not self._written.sub("", part[ends[-1] :]).strip() else None
 
     def _run(self, variables: Mapping[str, Any], *, marks: tuple[str, str] | None) -> str:
         try:
@@ -332,16 +346,20 @@ def _prefix_spans(
             )
         before = template.render(messages[:index], tools=tools, generation_prompt=True).text
         after = template.render(messages[: index + 1], tools=tools).text
-        if not (rendered.text.startswith(after) and after.startswith(before)):
-            raise TokenizerError(
-                "the chat template writes this message differently once others follow, or other than its generation "
-                "prompt begins it, so training would not match serving",
-                where=f"{template.where}, message {index + 1}",
-                value=messages[index].get("content"),
-                fix="mark the assistant's parts in the template with {% generation %}, or set train: false on all "
-                "but the last answer",
-            )
-        spans.append((len(before), len(after)))
+        if not (rendered.text.startswith(before) and after.startswith(before)):
+            problem = "the template's generation prompt is not how it begins this message"
+        elif (end := template.end_of(after, rendered.text, len(before))) is None:
+            problem = "the chat template writes this message differently once others follow"
+        else:
+            spans.append((len(before), end))
+            continue
+        raise TokenizerError(
+            f"{problem}, so training would not match serving",
+            where=f"{template.where}, message {index + 1}",
+            value=messages[index].get("content"),
+            fix="mark the assistant's parts in the template with {% generation %}, or set train: false on all "
+            "answers but the last",
+        )
     return spans
 
 
