@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -35,6 +36,12 @@ def make(target: Path, kind: str, *parents: Parent) -> Path:
     with write_artifact(target, kind=kind, parents=parents, seed=3) as folder:
         (folder / "content").write_text(f"{kind} {target.name} {target.parent.name}")
     return target
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for the disk is tested by the power-loss tests."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture

@@ -281,7 +281,11 @@ class JsonLines:
         """Add one line."""
         line = json.dumps(_walk(row, _as_text), allow_nan=False)
         with explained(self.path):
-            faults.write(self._open(), f"{line}\n".encode(), self.path)
+            try:
+                faults.write(self._open(), f"{line}\n".encode(), self.path)
+            except OSError:
+                self.close()  # half of the line may be there; opening the file again removes it
+                raise
 
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
