@@ -78,7 +78,7 @@ class Metrics(Callback):
                 "skipped": progression.skipped,
                 "player": update.player,
                 **result.terms,
-                "samples": fingerprint(update.batches),
+                "samples": fingerprint(trainer.context.feed.consumed()),
             }
         )
         self.timings.append(
@@ -103,12 +103,11 @@ class Metrics(Callback):
         self.timings.sync()
 
 
-def fingerprint(batches: Iterable[Batch]) -> str:
-    """Twelve hexadecimal digits of the consumed sample ids, in order."""
+def fingerprint(sample_ids: Iterable[str]) -> str:
+    """Twelve hexadecimal digits that stand for the consumed samples, in order."""
     digest = hashlib.sha256()
-    for batch in batches:
-        for sample in batch.sample_ids:
-            digest.update(sample.encode() + b"\0")
+    for sample in sample_ids:
+        digest.update(sample.encode() + b"\0")
     return digest.hexdigest()[:12]
 
 

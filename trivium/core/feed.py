@@ -33,6 +33,10 @@ class LoaderFeed:
         self.progression.position += 1
         return self.loader.samples(self.progression.position - 1)
 
+    def consumed(self) -> list[str]:
+        """Ids of the samples of the latest update, over all ranks; the same for any number of them."""
+        return self.loader.sample_ids(self.progression.position - 1)
+
     def close(self) -> None:
         """Ends the thread."""
         if self._ahead is not None:

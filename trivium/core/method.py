@@ -105,6 +105,10 @@ class Feed(Protocol):
         """This rank's raw samples of the next update, for methods that make their own batches."""
         ...
 
+    def consumed(self) -> list[str]:
+        """Ids of the samples of the latest update, over all ranks."""
+        ...
+
 
 @dataclass
 class Context:
@@ -203,6 +207,6 @@ class Method:
 
 
 def frozen_forward(role: RoleModel, batch: Batch, then: Callable[[Tensor, nn.Module], Any]) -> Any:
-    """`role(batch, then)` without gradients and without dropout."""
+    """`role(batch, then)` without gradients."""
     with torch.no_grad():
         return role(batch, then)

@@ -58,10 +58,14 @@ class RunFolder:
         self.resolved = resolved
         self.path = Path(resolved.recipe.runs) / resolved.recipe.name
         self.final = self.path / "final"
+        self.main = os.environ.get("RANK", "0") == "0"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Only one process may train in a folder."""
+        """Only one run may train in a folder; its main process holds the lock."""
+        if not self.main:
+            yield
+            return
         make_folder(self.path)
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
@@ -116,10 +120,10 @@ class RunFolder:
         line = {"state": state, "step": step, "reason": reason, "command": command}
         write_file(self.path / "status.json", json.dumps(line, indent=1))
 
-    def read_status(self) -> dict[str, Any]:
-        """The last status; empty if there is none."""
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run; empty if it is missing or cut."""
         with suppress(OSError, ValueError):
-            content = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
             if isinstance(content, dict):
                 return content
         return {}

@@ -19,6 +19,7 @@ from trivium.core.distributed import Processes, resolve_device, start_processes
 from trivium.core.engine import Engine, compile_blocks, slow_precision
 from trivium.core.feed import LoaderFeed
 from trivium.core.method import Context, Method, Role, RoleModel
+from trivium.core.plan import describe_machine, forecast, refuse_if_impossible
 from trivium.core.state import Progression
 from trivium.core.trainer import Trainer
 from trivium.data.batch import Batch
@@ -86,6 +87,20 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     train_data, validation_data = open_data(recipe, method, tokenizer, processes)
     loader = make_loader(recipe, train_data, processes)
     total = run_length(recipe, loader)
+    frozen = sum(not role.trainable for role in method.roles().values())
+    machine = describe_machine(Path(recipe.runs), device=device.type)
+    refuse_if_impossible(
+        forecast(
+            config,
+            recipe,
+            steps=total,
+            machine=machine,
+            fill=loader.packing_efficiency,
+            frozen_roles=frozen,
+            ranks=processes.world,
+        ),
+        machine,
+    )
     roles = {name: RoleModel(name, load_role(recipe, role, config), role) for name, role in method.roles().items()}
     compiled = should_compile(recipe, config, total, device)
     if compiled:

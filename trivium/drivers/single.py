@@ -50,10 +50,10 @@ def train(
         with opened(resolved) as session:
             (rehearsal.preflight if preflight else rehearsal.dry_run)(session)
         return Run(folder.path, None)
-    if fresh and (aside := folder.set_aside()):
+    if fresh and folder.main and (aside := folder.set_aside()):
         say(f"the earlier run lies in {aside} now")
     with folder.locked():
-        if finished(folder):
+        if not fresh and finished(folder):
             say(f"{folder.path} is finished; --fresh starts over")
             return Run(folder.path, folder.final)
         with opened(resolved) as session:
@@ -77,7 +77,7 @@ def finished(folder: RunFolder) -> bool:
     """Whether the run has gone to its end and its model is whole, under the settings of now."""
     from trivium.artifacts.manifest import verify
 
-    if folder.read_status().get("state") != "finished" or not folder.final.is_dir():
+    if folder.read_json("status.json").get("state") != "finished" or not folder.final.is_dir():
         return False
     folder.refuse_other_settings(folder.path / "config.yaml")
     try:
@@ -113,8 +113,7 @@ def run(session: Session, folder: RunFolder) -> None:
     with Progress(session.total, recipe.name) as progress, reported(session, folder):
         add_callbacks(session, folder, progress)
         trainer.fit()
-        if main:
-            write_final(session, folder, parents=checkpoints.parents)
+        write_final(session, folder, parents=checkpoints.parents)
 
 
 @contextmanager
@@ -143,6 +142,7 @@ def add_callbacks(session: Session, folder: RunFolder, progress: Progress) -> No
     """Log, validate, sample, show; files are written by the main process only."""
     from trivium.core.callbacks import Metrics, Sample, Show, Validate
     from trivium.core.mirror import tensorboard_mirror
+    from trivium.drivers.forecasting import Forecasting
 
     settings, trainer = session.recipe.train, session.trainer
     mirror = tensorboard_mirror(folder.path / "tensorboard") if settings.tensorboard else None
@@ -155,7 +155,7 @@ def add_callbacks(session: Session, folder: RunFolder, progress: Progress) -> No
         every = settings.sample_every or settings.validate_every
         trainer.callbacks.append(Sample(folder.path, settings.sample_prompts, settings.sample_tokens, every))
     if session.processes.main:
-        trainer.callbacks.append(Show(progress))
+        trainer.callbacks += [Show(progress), Forecasting(session, folder, progress)]
 
 
 def parents_of(session: Session) -> list[Parent]:
@@ -191,7 +191,9 @@ def write_final(session: Session, folder: RunFolder, *, parents: list[Parent]) -
     from trivium.artifacts.writer import write_artifact
     from trivium.core.checkpoint import write_model_files
 
-    weights = session.trainer.engine.weights("policy")
+    weights = session.trainer.engine.weights("policy")  # gathered, so every rank takes part
+    if not session.processes.main:
+        return
     with write_artifact(
         folder.final,
         kind="model",
@@ -205,9 +207,9 @@ def write_final(session: Session, folder: RunFolder, *, parents: list[Parent]) -
 
 def write_report(folder: RunFolder) -> None:
     """The report never stands in the way of what the run itself has to say."""
-    from trivium.report.report import write_report as write
-
     try:
+        from trivium.report.report import write_report as write
+
         write(folder.path)
     except Exception as error:
         say(f"the report could not be written: {error}")

@@ -1,0 +1,23 @@
+"""A run that is killed again and again ends bit-identical to one nobody disturbed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.kills import experiment
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
+
+
+@pytest.mark.parametrize(("method", "kills"), [("clm", 12), ("sft", 6), ("grpo", 6)])
+def test_killed_runs_end_bit_identical(method: str, kills: int) -> None:
+    calm, disturbed, died = experiment(method, kills)
+    assert sum(died.values()) == kills
+    assert disturbed and all(run == calm for run in disturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["clm", "sft", "dpo", "grpo"])
+def test_a_hundred_kills(method: str) -> None:
+    calm, disturbed, _ = experiment(method, 100, seed=1)
+    assert all(run == calm for run in disturbed)

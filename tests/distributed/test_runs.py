@@ -1,0 +1,65 @@
+"""Whole runs under torchrun: the same samples and losses as one process, and continued on another number of ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.crash.kills import make_world
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A small run without dropout, which would draw other noise on other ranks."""
+    recipe = make_world(tmp_path_factory.mktemp("world"), "clm")
+    recipe["model"]["config"]["dropout"] = 0.0
+    recipe["train"].update(steps=9, sample_prompts=["abc"], batch_size=6)
+    return recipe
+
+
+def run(recipe: dict[str, Any], name: str, *, ranks: int, until: int | None = None, **changes: Any) -> list[dict[str, Any]]:
+    """Metrics after a run on `ranks` processes; `until` stops it early by SIGTERM to itself."""
+    recipe = {**recipe, "name": name, **changes}
+    file = Path(recipe["runs"]).parent / f"{name}.json"
+    file.write_text(json.dumps(recipe), encoding="utf-8")
+    command = [sys.executable, "-m", "tests.distributed.one_run", str(file), str(until or 0)]
+    if ranks > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        command = [sys.executable, *launcher, *command[1:]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    stopped = until is not None
+    assert (done.returncode != 0) == stopped, done.stderr[-3000:]
+    lines = (Path(recipe["runs"]) / name / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def compare(ours: list[dict[str, Any]], reference: list[dict[str, Any]]) -> None:
+    """Same samples, losses within 1e-5 relative (fp32), also in validation."""
+    assert [(line["kind"], line["step"]) for line in ours] == [(line["kind"], line["step"]) for line in reference]
+    for line, expected in zip(ours, reference, strict=True):
+        assert line.get("samples") == expected.get("samples")
+        assert line["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        if line["kind"] == "validation":
+            assert line["bits_per_byte"] == pytest.approx(expected["bits_per_byte"], rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_two_ranks_train_like_one(world: dict[str, Any], engine: str) -> None:
+    reference = run(world, f"alone-{engine}", ranks=1)
+    compare(run(world, engine, ranks=2, engine={"name": engine}), reference)
+
+
+def test_a_run_continues_on_other_numbers_of_ranks_and_engines(world: dict[str, Any]) -> None:
+    reference = run(world, "alone", ranks=1)
+    run(world, "moved", ranks=1, until=3)
+    run(world, "moved", ranks=2, until=6, engine={"name": "ddp"})
+    compare(run(world, "moved", ranks=3, engine={"name": "fsdp2"}), reference)

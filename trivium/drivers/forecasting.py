@@ -1,0 +1,105 @@
+"""What a run will need, said before it starts and after its first updates, and held against what happened."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+from trivium.artifacts.writer import JsonLines
+from trivium.core.callbacks import Callback
+from trivium.core.plan import Forecast, describe_machine, forecast
+from trivium.core.progress import memory_bytes, readable_bytes, readable_count, readable_seconds
+
+if TYPE_CHECKING:
+    from trivium.core.engine import StepResult
+    from trivium.core.method import Update
+    from trivium.core.trainer import Trainer
+    from trivium.drivers.run_folder import RunFolder
+    from trivium.drivers.session import Session
+
+PROBE_FROM, PROBE_TO = 3, 8
+"""Updates that are timed for the forecast; the ones before them include compilation and first touches of memory."""
+
+
+def session_forecast(session: Session, *, seconds_per_update: float | None = None) -> Forecast:
+    """The forecast for an open session."""
+    roles = session.trainer.engine.roles.values()
+    held_out = session.validation_data
+    return forecast(
+        session.config,
+        session.recipe,
+        steps=session.total,
+        machine=describe_machine(device=session.device.type),
+        fill=session.loader.packing_efficiency,
+        trainable=sum(p.numel() for role in roles for p in role.module.parameters() if p.requires_grad),
+        frozen_roles=sum(not role.trainable for role in roles),
+        ranks=session.processes.world,
+        sequence_tokens=float(session.train_data.lengths.mean()),
+        validation_tokens=0 if held_out is None else int(held_out.lengths.sum()),
+        seconds_per_update=seconds_per_update,
+    )
+
+
+def describe(plan: Forecast) -> str:
+    """The forecast in one line."""
+    parts = [
+        f"{readable_count(plan.parameters)} parameters",
+        f"{plan.steps} updates",
+        f"{readable_count(plan.tokens)} tokens",
+        f"{readable_bytes(plan.memory.peak)} memory",
+        f"{readable_bytes(plan.disk_bytes)} disk",
+        f"{plan.flops:.1e} operations",
+    ]
+    if plan.seconds is not None:
+        parts.append(f"{readable_seconds(plan.seconds)} to the end")
+    return ", ".join(parts)
+
+
+class Forecasting(Callback):
+    """Times the first updates, writes `forecast.json`, and adds the facts when the run is done."""
+
+    def __init__(self, session: Session, folder: RunFolder, progress: Any) -> None:
+        self.session = session
+        self.folder = folder
+        self.progress = progress
+        self.seconds: list[float] = []
+        self.last = 0.0
+        self.plan: dict[str, Any] | None = folder.read_json("forecast.json").get("forecast")
+
+    def start(self, trainer: Trainer) -> None:
+        """The clock of the first update."""
+        self.last = time.perf_counter()
+
+    def update_end(self, trainer: Trainer, update: Update, result: StepResult, tokens: int) -> None:
+        """Measures until there is enough for a forecast."""
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = now
+        if self.plan is None and (len(self.seconds) >= PROBE_TO or trainer.progression.step == trainer.total):
+            typical = statistics.median(self.seconds[PROBE_FROM:] or self.seconds)
+            plan = session_forecast(self.session, seconds_per_update=typical)
+            self.plan = plan.as_dict()
+            self.folder.write_json("forecast.json", {"forecast": self.plan})
+            self.progress.note(f"forecast: {describe(plan)}")
+
+    def end(self, trainer: Trainer) -> None:
+        """The facts, once the run has gone to its end."""
+        if self.plan is None or trainer.progression.step < trainer.total:
+            return
+        timings = JsonLines(self.folder.path / "timings.jsonl").read()
+        checkpoint = _size(self.folder.path / "checkpoints" / f"step-{trainer.progression.step:08d}")
+        fact = {
+            "seconds": sum(line["seconds"] for line in timings),
+            "peak_memory_bytes": memory_bytes(self.session.device.type).peak,
+            "checkpoint_bytes": checkpoint,
+            "disk_bytes": _size(self.folder.path / "checkpoints") + checkpoint,
+            "steps": trainer.progression.step,
+            "tokens": trainer.progression.tokens,
+            "parameters": sum(p.numel() for p in trainer.engine.roles["policy"].module.parameters()),
+        }
+        self.folder.write_json("forecast.json", {"forecast": self.plan, "fact": fact})
+
+
+def _size(folder: Any) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
