@@ -136,6 +136,13 @@ def test_missing_and_changed_parents_are_told(runs: Path) -> None:
     assert states(read_lineage(runs / "sft" / "final"))["tokenizer"] == "changed"
 
 
+def test_a_parent_with_a_name_and_no_path(tmp_path: Path) -> None:
+    make(tmp_path / "m", "model", Parent("pydocs", "f" * 16, "data"))
+    graph = read_lineage(tmp_path / "m")
+    assert (graph.nodes[1].kind, graph.nodes[1].name, graph.nodes[1].state) == ("source", "pydocs", "named")
+    assert "MISSING" not in render_text(graph)
+
+
 def test_text_is_a_tree_that_shows_each_past_once(runs: Path) -> None:
     lines = render_text(read_lineage(runs / "sft" / "final")).splitlines()
     assert lines[0].startswith("model  sft/final  ")

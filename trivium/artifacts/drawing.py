@@ -29,6 +29,7 @@ font-family:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 .lineage .more{font-size:10.5px;fill:var(--faint)}.lineage path{fill:none;stroke:var(--line);stroke-width:1.4}
 .lineage .role{font-size:10.5px;text-anchor:middle;paint-order:stroke;stroke:var(--paper);stroke-width:4px}
 """
+_TOLD = ("moved", "changed", "missing")
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>Lineage of {title}</title>
@@ -93,7 +94,7 @@ def _box(node: Node, x: float, y: float, *, start: bool) -> str:
     bad = node.state in ("missing", "changed")
     classes = " ".join(["node", *(["start"] if start else []), *(["bad"] if bad else [])])
     left = x + _MARGIN - _WIDTH / 2
-    kind = f"{node.kind} · {node.state}" if node.state != "here" else node.kind
+    kind = f"{node.kind} · {node.state}" if node.state in _TOLD else node.kind
     more = " · ".join(filter(None, (node.hash[:8], _date(node))))
     title = f"{node.kind} {node.path}\n{node.hash}\n{node.created}"
     return (

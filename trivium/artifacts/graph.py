@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """An artifact, folder or file. `key` identifies it in the graph; `state` is here, moved, changed or missing."""
+    """An artifact, folder or file; `key` identifies it in the graph.
+
+    state: here, moved, changed or missing; `named` for a parent that was recorded by a name that is no path.
+    """
 
     key: str
     kind: str

@@ -84,7 +84,7 @@ class _Walk:
     found: dict[str, Path] | None = None
 
     def graph(self, start: Path) -> Graph:
-        pending = [self._add(start, content_hash(start), "here")]
+        pending = [self._add(start.resolve(), content_hash(start), "here")]
         while pending:
             child = pending.pop()
             folder = artifact_root(Path(child.path)) if child.state in ("here", "moved") else None
@@ -92,7 +92,7 @@ class _Walk:
             if folder is None or record is None:
                 continue
             for parent in record.parents:
-                path, content, state = self._locate((folder / parent.path).resolve(), parent.hash)
+                path, content, state = self._locate(folder, parent)
                 known = _key(path, content) in self.nodes
                 node = self._add(path, content, state)
                 edge = Edge(node.key, child.key, parent.role)
@@ -110,9 +110,10 @@ class _Walk:
         return child in past
 
     def _add(self, path: Path, content: str, state: str) -> Node:
-        path, key = path.resolve(), _key(path.resolve(), content)
         record: Record | None = read_record(path) if state in ("here", "moved") and path.is_dir() else None
-        kind = record.kind if record else "file" if path.is_file() else "folder" if path.is_dir() else "unknown"
+        other = "file" if path.is_file() else "folder" if path.is_dir() else "unknown"
+        kind = record.kind if record else "source" if state == "named" else other
+        key = _key(path, content)
         self.nodes[key] = Node(
             key=key,
             kind=kind,
@@ -126,13 +127,17 @@ class _Walk:
         )
         return self.nodes[key]
 
-    def _locate(self, path: Path, content: str) -> tuple[Path, str, str]:
+    def _locate(self, child: Path, parent: Parent) -> tuple[Path, str, str]:
+        path, content = Path(parent.path), parent.hash
+        if not path.is_absolute() and path.parts[:1] != ("..",):
+            return path, content, "named"
+        path = (child / path).resolve()
         if path.exists() and content_hash(path) == content:
             return path, content, "here"
         if self.found is None:
             self.found = _artifacts_below(self.runs)
         if content in self.found:
-            return self.found[content], content, "moved"
+            return self.found[content].resolve(), content, "moved"
         return path, content, "changed" if path.exists() else "missing"
 
 

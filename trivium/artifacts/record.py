@@ -22,7 +22,10 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Parent:
-    """Something an artifact was made from: where it lay, the hash of its content, and what part it played."""
+    """Something an artifact was made from: where it lay, the hash of its content, and what part it played.
+
+    What is not on the disk (a built-in source of data) has a name instead of a path.
+    """
 
     path: str
     hash: str
