@@ -318,7 +318,8 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, name: str) -> ConfigEr
     begun = "unexpected end of stream" in said or "could not find expected ':'" in said
     mark = error.context_mark if begun and error.context_mark is not None else error.problem_mark
     number = mark.line if mark is not None else 0
-    line = (text.splitlines() or [""])[min(number, text.count("\n"))] if text else ""
+    lines = text.split("\n")
+    line = lines[number] if number < len(lines) else ""
     problem, fix = said, "check indentation, quotes and colons of this line and the one before"
     if "\t" in line[: len(line) - len(line.lstrip())] or "'\\t'" in said:
         problem, fix = "a tab indents this line, which YAML does not allow", "indent with spaces"

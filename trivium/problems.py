@@ -82,7 +82,7 @@ class ConfigProblems(ConfigError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         first, *others = problems
         self.problems = tuple(problems)
-        keys = ", ".join(problem.key for problem in others)
+        keys = " ".join(", ".join(problem.key for problem in others).split())
         self.more = f"{len(others)} more problem{'s' * (len(others) > 1)}: {keys}" if others else None
         shown: dict[str, Any] = {} if first.value is NO_VALUE else {"value": _shown(first.value)}
         super().__init__(first.text, where=first.where, fix=first.fix, **shown)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trivium.config import SCHEMA_VERSION, StrictModel, resolve
@@ -65,6 +65,7 @@ values = st.recursive(
 
 
 @given(values)
+@settings(deadline=None)
 def test_what_is_dumped_is_read_back(value: Any) -> None:
     found = parse_yaml(dump_yaml({"value": value}), name="x").plain()["value"]
     assert found == value and type(found) is type(value)

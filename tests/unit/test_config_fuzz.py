@@ -32,7 +32,7 @@ def tried(recipe: Any, overrides: list[str]) -> None:
 
 
 @given(st.text(alphabet="ab:-[]{},&*!|>'\"%@`#?<~ \n\t\\0123.e", max_size=60))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_any_text(text: str) -> None:
     try:
         parse_yaml(text, name="recipe.yaml")
@@ -41,6 +41,7 @@ def test_any_text(text: str) -> None:
 
 
 @given(st.binary(max_size=80))
+@settings(deadline=None)
 def test_any_bytes(data: bytes) -> None:
     path = Path("recipe.yaml")
     path.write_bytes(data)
@@ -66,7 +67,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), values, max_size=6), st.sampled_from(RECIPES))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_any_value_of_any_setting(changes: dict[str, Any], path: Path) -> None:
     recipe = read_yaml(path).plain()
     for key, value in changes.items():
@@ -85,7 +86,7 @@ def test_any_value_of_any_setting(changes: dict[str, Any], path: Path) -> None:
     st.lists(st.tuples(st.sampled_from(KEYS), st.text(alphabet="ab0.[]{}:, '\"-&*!=", max_size=8)), max_size=3),
     st.sampled_from(RECIPES),
 )
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_any_override(changes: list[tuple[str, str]], path: Path) -> None:
     tried(path, [f"{key}={value}" for key, value in changes])
 

@@ -126,7 +126,9 @@ _CTRL_C = 130
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    """To stderr; what a file made of control characters must not reach the terminal as such."""
+    lines = ("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in text.split("\n"))
+    typer.echo("\n".join(lines), err=True)
 
 
 def _wrong_usage(error: Any, words: Sequence[str]) -> int:
