@@ -180,7 +180,7 @@ def test_nothing_gets_out(source):
 
 @pytest.mark.parametrize("source", BOMBS)
 def test_bombs_are_stopped(source, monkeypatch):
-    monkeypatch.setattr(sandbox, "SECONDS", 0.3)
+    monkeypatch.setattr(sandbox, "SECONDS", 0.1)
     tracemalloc.start()
     try:
         with pytest.raises(TokenizerError) as caught:
@@ -196,7 +196,7 @@ def test_bombs_are_stopped(source, monkeypatch):
 def test_rendering_ends_after_a_second(source):
     compiled = template(source)
     start = time.thread_time()
-    with pytest.raises(TokenizerError, match=r"longer than 1 s|too large|too deeply"):
+    with pytest.raises(TokenizerError, match=r"longer than 1 s|too large|too deeply|more than"):
         compiled.render(MESSAGES)
     assert time.thread_time() - start < 1.3
 

@@ -77,14 +77,17 @@ class Budget:
     def __init__(self, marks: tuple[str, str] | None) -> None:
         self.marks = marks
         self.deadline = time.monotonic() + SECONDS
+        self.work = time.thread_time() + SECONDS
         self.handled = 0
 
     def spend(self, characters: int = 0) -> None:
         """Look at the clock and count characters."""
         self.handled += characters
         if self.handled > _HANDLED:
-            raise LimitExceeded(f"it writes more than {OUTPUT:,} characters")
-        if time.monotonic() > self.deadline:
+            raise LimitExceeded(f"it works on more than {_HANDLED:,} characters")
+        # A machine that is busy with other things must not fail an innocent template, so work counts in the end. The
+        # clock is asked first because it is quicker to read.
+        if time.monotonic() > self.deadline and time.thread_time() > self.work:
             raise LimitExceeded(f"it takes longer than {SECONDS:g} s")
 
 
