@@ -101,7 +101,7 @@ def _missing(resolved: ResolvedRecipe, keys: Keys, path: str, what: str, names: 
         fix = f"if this is a Hugging Face name, download it first: hf download {path} --local-dir {Path(path).name}"
     else:
         fix = f"check the path; it is relative to the current folder, {Path.cwd()}"
-    return _problem(resolved, keys, f"there is no such {what}", fix, path)
+    return _problem(resolved, keys, f"{dotted(keys)}: there is no such {what}", fix, path)
 
 
 def _exists(path: str) -> bool:
@@ -152,7 +152,9 @@ def _processes(resolved: ResolvedRecipe, environment: Mapping[str, str]) -> Iter
         yield _problem(resolved, ("engine", "name"), text, "set engine.name=ddp or engine.name=fsdp2")
     if not _DEVICE.fullmatch(resolved.recipe.engine.device):
         fix = "one of auto, cpu, mps, cuda, cuda:0, cuda:1, ..."
-        yield _problem(resolved, ("engine", "device"), "an unknown device", fix, resolved.recipe.engine.device)
+        yield _problem(
+            resolved, ("engine", "device"), "engine.device: unknown device", fix, resolved.recipe.engine.device
+        )
 
 
 def _pipeline(resolved: ResolvedRecipe) -> Iterator[Problem]:

@@ -223,7 +223,9 @@ class _Chooser:
         if preset.value not in presets():
             near = nearest(preset.value, presets())
             fix = f"did you mean {near}?" if near else f"choose one of {', '.join(presets())}"
-            self.problems.append(Problem("model.preset", "unknown preset", preset.where, preset.value, fix))
+            self.problems.append(
+                Problem("model.preset", "model.preset: unknown preset", preset.where, preset.value, fix)
+            )
             return
         self.known.update(fields_below(ModelConfig, "model.config."))
         changes, _ = locate(self.tree, ("model", "config"))
