@@ -73,7 +73,7 @@ def remove_leftovers(folder: Path, *, name: str | None = None) -> None:
         if leftover is None or name not in (None, leftover["name"]):
             continue
         with contextlib.suppress(OSError):
-            descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = faults.open(Path(entry.path), os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if leftover["use"] == "old" and not (folder / leftover["name"]).exists():
