@@ -62,10 +62,10 @@ def make_world(folder: Path, method: str) -> dict[str, Any]:
             "batch_size": 4,
             "micro_batch_size": 2,
             "checkpoint_every": 3,
-            "sample_prompts": [] if method == "grpo" else ["abc"],
+            "sample_prompts": ["abc"],
             "sample_every": 20,
             "sample_tokens": 4,
-            **({} if method == "grpo" else {"validate_every": 4}),
+            **({"validate_every": 4} if validation else {}),
         },
     }
 
