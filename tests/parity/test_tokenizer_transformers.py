@@ -125,8 +125,11 @@ def test_chats(ours, theirs, messages):
 
 
 @relaxed
-@given(contents=st.lists(anything, min_size=1, max_size=5))
-def test_any_content(ours, theirs, contents):
+@given(
+    contents=st.lists(anything.filter(lambda text: not any(name in text for name in SPECIAL)), min_size=1, max_size=5)
+)
+def test_any_content_without_special_tokens(ours, theirs, contents):
+    """transformers lets a message write special tokens; that is the one difference."""
     messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(contents)]
     expected = theirs.apply_chat_template(messages, return_dict=True)["input_ids"]
     assert ours.encode_chat(messages).ids == expected
