@@ -131,7 +131,7 @@ class Quickstart:
         )
         place = self.folder / "documents"
         if not self.there(place):
-            prepare_documents([Source(path=name, weight=1.0) for name in self.scale.sources], place)
+            prepare_documents([Source(path=name) for name in self.scale.sources], place, on_error="quarantine")
         report = read_json(place / "report.json")
         say("", f"{report['kept']} documents kept of {report['input']}")
 
@@ -305,7 +305,7 @@ class Quickstart:
 
 def read(path: Path) -> Iterator[Document]:
     """Documents of a prepared file."""
-    return read_documents(Source(path=str(path), weight=1.0), Intake())
+    return read_documents(Source(path=str(path)), Intake())
 
 
 def read_json(path: Path) -> dict[str, Any]:
