@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivium.data.collecting import Collector, read_samples
 from trivium.data.cutting import documents_dataset
 from trivium.data.dataset import Dataset, Kind, Part
-from trivium.data.documents import Document
 from trivium.data.intake import Intake
-from trivium.data.reading import read_documents
-from trivium.data.tokenise import TokenShard, tokenise
+from trivium.data.shards import TokenisedSource, is_tokens, open_tokens, tokenise_in_memory, tokenise_on_disk
+from trivium.data.tokenise import TokenShard
 from trivium.errors import DataError
 from trivium.recipe import DataSection, Source
 
@@ -26,21 +25,30 @@ def open_documents(
 ) -> Dataset:
     """Documents, cut into sequences that fit a row."""
     del kind
-    intake = Intake(settings.on_error)
-    dropped: Counter[str] = Counter()
     shards: list[TokenShard] = []
     ends: list[int] = []
+    accounts: list[Mapping[str, Any]] = []
     for source in sources:
-        shards.extend(tokenise(_not_empty(read_documents(source, intake), dropped), tokenizer))
+        found = _tokenised(source, tokenizer, settings, cache)
+        shards.extend(found.shards)
         ends.append(len(shards))
+        accounts.append(found.account)
     dataset = documents_dataset(
         shards,
         tokenizer=tokenizer,
         sequence_length=settings.sequence_length,
         parts=_joined(sources, ends),
-        account=_account(intake, dropped, kept=sum(len(shard.lengths) for shard in shards)),
+        account=_account(accounts, kept=sum(len(shard.lengths) for shard in shards)),
     )
     return _not_nothing(dataset, sources)
+
+
+def _tokenised(source: Source, tokenizer: Tokenizer, settings: DataSection, cache: Path | None) -> TokenisedSource:
+    if is_tokens(Path(source.path)):
+        return open_tokens(Path(source.path), tokenizer)
+    if cache is None:
+        return tokenise_in_memory(source, tokenizer, on_error=settings.on_error)
+    return tokenise_on_disk(source, tokenizer, on_error=settings.on_error, cache=cache)
 
 
 def open_samples(
@@ -56,7 +64,7 @@ def open_samples(
         ends.append(len(collector))
     _refuse_untrained(collector, settings, sources)
     account = {
-        **_account(intake, collector.dropped, kept=len(collector)),
+        **_account([{**intake.summary(), "dropped": collector.dropped}], kept=len(collector)),
         "truncated_samples": collector.truncated_samples,
         "truncated_tokens": collector.truncated_tokens,
     }
@@ -72,18 +80,14 @@ def _joined(sources: Sequence[Source], ends: Sequence[int]) -> list[tuple[str, f
     return [(source.path, source.weight, start, end) for source, start, end in zip(sources, starts, ends, strict=True)]
 
 
-def _account(intake: Intake, dropped: Mapping[str, int], *, kept: int) -> dict[str, Any]:
+def _account(accounts: Sequence[Mapping[str, Any]], *, kept: int) -> dict[str, Any]:
     """input = kept + dropped + quarantined, exactly."""
-    total = kept + sum(dropped.values()) + sum(intake.quarantined.values())
-    return {"input": total, "kept": kept, "dropped": dict(dropped), **intake.summary()}
-
-
-def _not_empty(documents: Iterator[Document], dropped: Counter[str]) -> Iterator[Document]:
-    for document in documents:
-        if document.text.strip():
-            yield document
-        else:
-            dropped["empty text"] += 1
+    merged = {
+        name: dict(sum((Counter(account[name]) for account in accounts), Counter[str]()))
+        for name in ("dropped", "quarantined", "formats", "skipped_files")
+    }
+    total = kept + sum(merged["dropped"].values()) + sum(merged["quarantined"].values())
+    return {"input": total, "kept": kept, **merged}
 
 
 def _refuse_untrained(collector: Collector, settings: DataSection, sources: Sequence[Source]) -> None:

@@ -11,13 +11,17 @@ every file of a folder and decides itself.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from trivium.artifacts.manifest import MANIFEST, RECORD, content_hash
+from trivium.artifacts.record import Parent, parent_of
 from trivium.data.documents import Document
 from trivium.data.intake import InputFile, Intake, Row
 from trivium.errors import DataError
@@ -25,6 +29,9 @@ from trivium.nearest import nearest
 from trivium.recipe import Source
 
 Item = TypeVar("Item")
+
+PREPARED_TRAIN = "documents.train.jsonl"
+"""The training documents inside a folder that `prepare_documents` wrote."""
 
 ROW_SHAPES = frozenset({"messages", "sharegpt", "alpaca", "prompt_completion"})
 """Values of `format` that say what rows mean and not how files are read."""
@@ -67,9 +74,21 @@ def read_rows(source: Source, intake: Intake) -> Iterator[Row]:
         raise DataError("the source holds no rows", where=source.path, fix="check that the file is not empty")
 
 
-def input_files(source: Source) -> list[Path]:
-    """The files a source is read from; none for a built-in source."""
-    return [] if _built_in(source) is not None else [file.path for file, _ in _files(source, Intake())]
+def fingerprint(source: Source) -> str:
+    """What the documents or rows of a source depend on: the content, the names, and how they are read."""
+    built_in = _built_in(source)
+    path = Path(source.path).expanduser()
+    if built_in is None and not path.exists():
+        raise _missing(path)
+    content = content_hash(path) if built_in is None else str(built_in.fingerprint())
+    return hashlib.sha256(json.dumps([path.name, content, source.format, source.text_field]).encode()).hexdigest()
+
+
+def source_parent(source: Source, role: str) -> Parent:
+    """The source as a parent in the lineage of what is made from it."""
+    if _built_in(source) is not None:
+        return Parent(source.path, fingerprint(source), role)
+    return parent_of(Path(source.path).expanduser(), role)
 
 
 @cache
@@ -116,6 +135,12 @@ def _files(source: Source, intake: Intake) -> Iterator[tuple[InputFile, ModuleTy
 
 def _folder(folder: Path, forced: ModuleType | None, intake: Intake) -> Iterator[tuple[InputFile, ModuleType]]:
     found = False
+    if (folder / PREPARED_TRAIN).is_file():
+        raise DataError(
+            "the folder holds training and held-out documents",
+            where=folder,
+            fix=f"name the file that is meant: {folder / PREPARED_TRAIN}",
+        )
     for path in _walk(folder):
         reader = forced or _by_extension(path)
         if reader is None:
@@ -136,7 +161,7 @@ def _folder(folder: Path, forced: ModuleType | None, intake: Intake) -> Iterator
 def _walk(folder: Path) -> Iterator[Path]:
     """The files below a folder by name, without hidden ones; links to folders are not followed."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path.name in (MANIFEST, RECORD):
             continue
         if path.is_dir() and not path.is_symlink():
             yield from _walk(path)
@@ -203,9 +228,9 @@ def _documents_of(rows: Iterator[Row], text_field: str, intake: Intake) -> Itera
         else:
             intake.reject(
                 DataError(
-                    f"the field {text_field!r} holds no text",
+                    f"the field {text_field!r} holds no text but {type(text).__name__}",
                     where=row.where,
-                    value=f"{type(text).__name__}: {text}",
+                    value=text,
                     fix="write the text as a JSON string",
                 )
             )

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import ast
 import builtins
+import hashlib
 import inspect
 import re
+import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -77,15 +79,34 @@ def documents(file: InputFile, intake: Intake) -> Iterator[Document]:
             yield document
 
 
-def _everything(intake: Intake) -> Iterator[Document]:
+def fingerprint() -> str:
+    """Changes with every file that is installed, removed or replaced."""
+    digest = hashlib.sha256(sys.version.encode())
+    for root in _roots():
+        for entry in sorted(root.iterdir(), key=lambda path: path.name):
+            if _SKIPPED.search(entry.name):
+                continue
+            metadata = [entry / "METADATA"] if entry.suffix == ".dist-info" else _files(entry, root)
+            for path in metadata:
+                if path.is_file():
+                    facts = path.stat()
+                    digest.update(f"{path.relative_to(root)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _roots() -> list[Path]:
+    """The folders of the standard library and of the installed packages."""
     paths = sysconfig.get_paths()
-    standard = Path(paths["stdlib"])
+    return [root for name in ("stdlib", "purelib", "platlib") if (root := Path(paths[name])).is_dir()]
+
+
+def _everything(intake: Intake) -> Iterator[Document]:
+    standard, *packages = dict.fromkeys(_roots())
     yield from _builtin_documents()
     yield from _topics(standard / "pydoc_data" / "topics.py")
     yield from _tree(standard, {}, intake)
-    for root in dict.fromkeys(Path(paths[name]) for name in ("purelib", "platlib")):
-        if root.is_dir():
-            yield from _tree(root, _distributions(root), intake)
+    for root in packages:
+        yield from _tree(root, _distributions(root), intake)
 
 
 def _tree(root: Path, distributions: dict[str, str], intake: Intake) -> Iterator[Document]:
@@ -297,7 +318,7 @@ def _distributions(root: Path) -> dict[str, str]:
 def _licence(header: bytes) -> str | None:
     fields = BytesHeaderParser().parsebytes(header)
     stated = fields.get("License-Expression") or fields.get("License") or ""
-    if stated.strip() and "\n" not in stated.strip() and len(stated) < 80:
+    if stated.strip() and "\n" not in stated.strip() and len(stated) < 300:
         return str(stated.strip())
     classifiers = [line for line in fields.get_all("Classifier", []) if line.startswith("License ::")]
     return classifiers[0].rpartition(" :: ")[2] if classifiers else None
