@@ -12,7 +12,7 @@ import torch
 from trivium.artifacts.writer import write_artifact
 from trivium.inference.model import load
 from trivium.inference.request import Sampling
-from trivium.inference.sampling import RepetitionPenalty, build_steps
+from trivium.inference.sampling import RepetitionPenalty, Scores, build_steps
 from trivium.models.build import build_model, preset
 from trivium.models.folder import save_model
 from trivium.tokenizers.train import train_bpe
@@ -150,12 +150,12 @@ def test_distributions_after_all_steps(together: bool) -> None:
     ids = torch.randint(0, 1000, (len(SETTINGS), 30), generator=generator)
     for row, sampling in enumerate(SETTINGS):
         samplings, part = (SETTINGS, scores) if together else ([sampling], scores[row : row + 1])
-        ours = part
         seen = torch.zeros_like(part, dtype=torch.bool).scatter(1, ids if together else ids[row : row + 1], True)
         penalty = torch.tensor([each.repetition_penalty for each in samplings])
-        for step in (RepetitionPenalty(penalty, seen), *build_steps(samplings, vocabulary=1000, device=ours.device)):
+        ours = Scores(RepetitionPenalty(penalty, seen)(part))
+        for step in build_steps(samplings, device=part.device):
             ours = step(ours)
         expected = their_scores(sampling, ids[row : row + 1], scores[row : row + 1].clone())[0]
-        found = ours[row if together else 0]
+        found = ours.values[row if together else 0]
         assert torch.equal(found.isfinite(), expected.isfinite()), sampling
         assert torch.allclose(found.softmax(-1), expected.softmax(-1), atol=1e-6)

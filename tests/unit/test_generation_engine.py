@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from trivium.errors import ModelError, TriviumError
-from trivium.inference.engine import Sample, generate_ids
-from trivium.inference.request import Sampling
+from trivium.inference.engine import Decoding, Sample, generate_ids
+from trivium.inference.request import Sampling, random_stream
 from trivium.models.build import build_model, preset
 from trivium.models.cache import KVCache
 from trivium.models.transformer import Transformer
@@ -135,6 +135,23 @@ def test_the_caller_sees_each_token_and_can_end_a_sample() -> None:
     assert [completion.finish_reason for completion in completions] == ["length", "stop", "length"]
     for place, completion in enumerate(completions):
         assert [token for at, token in seen if at == place] == completion.ids
+
+
+def test_samples_may_be_ended_at_any_moment_and_the_others_go_on() -> None:
+    module = tiny("llama").eval()
+    expected = [each.ids for each in generate_ids(module, PROMPTS, max_new_tokens=8, seeds=3, eos_ids=())]
+    samples = [Sample(prompt, Sampling(), 8, random_stream(3, prompt)) for prompt in PROMPTS]
+    ends = {2: 0, 7: 1, 0: 1, 4: 3, 1: 5, 6: 5}
+    decoding, step = Decoding(module, samples), 0
+    while True:
+        for place, when in ends.items():
+            if when == step:
+                samples[place].end("cancelled")
+        if not decoding.step():
+            break
+        step += 1
+    for place, sample in enumerate(samples):
+        assert sample.completion.ids == expected[place][: ends.get(place, 8)]
 
 
 def test_cancelling_keeps_what_there_is() -> None:

@@ -9,17 +9,17 @@ import torch
 
 from trivium.errors import TriviumError
 from trivium.inference.request import Sampling, random_stream
-from trivium.inference.sampling import Sampler, build_steps, draw
+from trivium.inference.sampling import Sampler, Scores, build_steps, draw
 
 CPU = torch.device("cpu")
 OFF = -math.inf
 
 
 def filtered(scores: list[list[float]], *samplings: Sampling) -> list[list[float]]:
-    result = torch.tensor(scores)
-    for step in build_steps(samplings, vocabulary=result.shape[1], device=CPU):
+    result = Scores(torch.tensor(scores))
+    for step in build_steps(samplings, device=CPU):
         result = step(result)
-    return result.tolist()
+    return result.values.tolist()
 
 
 def sampler(*samplings: Sampling, prompts: list[list[int]] | None = None, vocabulary: int = 50) -> Sampler:

@@ -107,11 +107,12 @@ class Decoding:
         rows = [row for row, sample in enumerate(self.live) if not sample.ended]
         if len(rows) == len(self.live):
             return
-        self.live = [self.live[row] for row in rows]
-        if self.live and self._cache is not None:
-            self._cache.select(rows)
-            self._sampler.select(rows)
+        if rows and self._cache is not None:
+            rows = _compact(self._cache, rows)
             self._tokens = self._tokens[rows]
+        if rows:
+            self._sampler.select(rows)
+        self.live = [self.live[row] for row in rows]
 
     def _read_prompts(self) -> Tensor:
         """Runs each distinct prompt once and copies its cache row for all of its samples; logits [S, V]."""
@@ -261,6 +262,26 @@ def _batches(samples: Sequence[Sample], max_rows: int) -> Iterator[list[Sample]]
         batch.append(sample)
     if batch:
         yield batch
+
+
+def _compact(cache: KVCache, rows: Sequence[int]) -> list[int]:
+    """Keeps only `rows` of the cache and returns their new order.
+
+    Rows from the end move into the gaps, so one row is copied for each that leaves; `KVCache.select` would copy all.
+    """
+    count = len(rows)
+    order = list(range(count))
+    from_the_end = [row for row in rows if row >= count]
+    for gap in sorted(set(order) - set(rows)):
+        row = from_the_end.pop()
+        length = cache.lengths[row]
+        for tensor in (*cache.keys, *cache.values):
+            tensor[gap, :, :length] = tensor[row, :, :length]
+        order[gap] = row
+    cache.keys = [tensor[:count] for tensor in cache.keys]
+    cache.values = [tensor[:count] for tensor in cache.values]
+    cache.lengths = [cache.lengths[row] for row in order]
+    return order
 
 
 def _compute_dtype(module: nn.Module, device: torch.device) -> torch.dtype:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,12 +22,22 @@ from trivium.inference.request import Sampling
 _OFF = -torch.inf
 
 
+class Scores(NamedTuple):
+    """Scores on their way through the steps.
+
+    values: [B, V]; minus infinity for excluded tokens.
+    best:   [B, N] those of `values` that are not excluded, from the highest down, where a step has sorted them
+            (tokens that tie with the last one may be missing).
+    """
+
+    values: Tensor
+    best: Tensor | None = None
+
+
 class Step(Protocol):
     """One step from scores to scores; holds the settings of the rows it works on."""
 
-    def __call__(self, scores: Tensor) -> Tensor:
-        """[B, V] -> [B, V]; excluded tokens get minus infinity."""
-        ...
+    def __call__(self, scores: Scores) -> Scores: ...
 
     def select(self, rows: Tensor) -> None:
         """Keeps only these rows, in this order."""
@@ -61,9 +71,8 @@ class Temperature:
     def __init__(self, temperature: Tensor) -> None:
         self._temperature = temperature[:, None]
 
-    def __call__(self, scores: Tensor) -> Tensor:
-        """[B, V] -> [B, V]."""
-        return scores / self._temperature
+    def __call__(self, scores: Scores) -> Scores:
+        return Scores(scores.values / self._temperature)
 
     def select(self, rows: Tensor) -> None:
         """Keeps only these rows."""
@@ -73,26 +82,19 @@ class Temperature:
 class TopK:
     """Keeps the k most likely tokens; 0 keeps all."""
 
-    def __init__(self, k: Tensor, *, vocabulary: int) -> None:
-        self._k = k
-        self._vocabulary = vocabulary
-        self._widest = self._look()
+    def __init__(self, k: Tensor) -> None:
+        self._k = k[:, None]
 
-    def __call__(self, scores: Tensor) -> Tensor:
-        """[B, V] -> [B, V]."""
-        if not self._widest:
-            return scores
-        best = scores.topk(self._widest, dim=-1).values
-        lowest = best.gather(1, (self._k.clamp(1, self._widest) - 1)[:, None])
-        return _keep_from(scores, lowest.masked_fill((self._k == 0)[:, None], _OFF))
+    def __call__(self, scores: Scores) -> Scores:
+        vocabulary = scores.values.shape[1]
+        best = _best(scores.values, min(int(self._k.max()), vocabulary) or 1)
+        lowest = best.gather(1, self._k.clamp(1, vocabulary) - 1).masked_fill(self._k == 0, _OFF)
+        kept = None if bool((self._k == 0).any()) else _keep_from(best, lowest)
+        return Scores(_keep_from(scores.values, lowest), kept)
 
     def select(self, rows: Tensor) -> None:
         """Keeps only these rows."""
         self._k = self._k[rows]
-        self._widest = self._look()
-
-    def _look(self) -> int:
-        return min(int(self._k.max()), self._vocabulary)
 
 
 class TopP:
@@ -101,14 +103,15 @@ class TopP:
     def __init__(self, p: Tensor) -> None:
         self._p = p[:, None]
 
-    def __call__(self, scores: Tensor) -> Tensor:
-        """[B, V] -> [B, V]."""
-        best = _descending(scores)
-        reached = best.softmax(dim=-1).cumsum(dim=-1)
+    def __call__(self, scores: Scores) -> Scores:
+        values = scores.values
+        best = _best(values, values.shape[1]) if scores.best is None else scores.best
+        highest = values.softmax(dim=-1).amax(dim=-1, keepdim=True)
+        reached = (best - best[:, :1]).exp().cumsum(dim=-1) * highest
         # The token that reaches p is kept too, so the first one always is.
         last = (reached[:, :-1] < self._p).sum(dim=-1, keepdim=True)
-        lowest = best.gather(1, last)
-        return _keep_from(scores, lowest.masked_fill(self._p >= 1, _OFF))
+        lowest = best.gather(1, last).masked_fill(self._p >= 1, _OFF)
+        return Scores(_keep_from(values, lowest), _keep_from(best, lowest))
 
     def select(self, rows: Tensor) -> None:
         """Keeps only these rows."""
@@ -121,20 +124,23 @@ class MinP:
     def __init__(self, min_p: Tensor) -> None:
         self._log = min_p.log()[:, None]
 
-    def __call__(self, scores: Tensor) -> Tensor:
-        """[B, V] -> [B, V]."""
-        return _keep_from(scores, scores.amax(dim=-1, keepdim=True) + self._log)
+    def __call__(self, scores: Scores) -> Scores:
+        lowest = scores.values.amax(dim=-1, keepdim=True) + self._log
+        return Scores(_keep_from(scores.values, lowest))
 
     def select(self, rows: Tensor) -> None:
         """Keeps only these rows."""
         self._log = self._log[rows]
 
 
-def _descending(scores: Tensor) -> Tensor:
-    """[B, V] sorted from the highest score down. On a CPU numpy sorts numbers some twenty times faster than torch."""
-    if scores.device.type == "cpu":
-        return torch.from_numpy(np.sort(scores.detach().numpy(), axis=-1)).flip(-1)
-    return scores.sort(dim=-1, descending=True).values
+def _best(scores: Tensor, count: int) -> Tensor:
+    """[B, count] highest scores, from the highest down. On a CPU numpy is up to twenty times faster than torch."""
+    if scores.device.type != "cpu":
+        return scores.topk(count, dim=-1).values
+    numbers = scores.detach().numpy()
+    if count < scores.shape[1]:
+        numbers = np.partition(numbers, scores.shape[1] - count, axis=-1)[:, -count:]
+    return torch.from_numpy(np.sort(numbers, axis=-1)).flip(-1)
 
 
 def _keep_from(scores: Tensor, lowest: Tensor) -> Tensor:
@@ -178,7 +184,7 @@ class Sampler:
         self._device = device
         self._greedy = torch.tensor(self._greedy_rows, device=device)
         self._penalty = _repetition_penalty(samplings, prompts, vocabulary, device)
-        self._steps = build_steps(samplings, vocabulary=vocabulary, device=device)
+        self._steps = build_steps(samplings, device=device)
 
     def choose(self, logits: Tensor) -> Choice:
         """[B, V] scores of the model -> the next token of each row."""
@@ -200,22 +206,24 @@ class Sampler:
         self._greedy_rows = [self._greedy_rows[row] for row in rows]
         self._streams = [self._streams[row] for row in rows]
         self._greedy = self._greedy[index]
-        for step in self._steps if self._penalty is None else [self._penalty, *self._steps]:
+        for step in self._steps:
             step.select(index)
+        if self._penalty is not None:
+            self._penalty.select(index)
 
     def _draw(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        filtered = scores
+        filtered = Scores(scores)
         for step in self._steps:
             filtered = step(filtered)
         numbers = torch.tensor([stream.random() for stream in self._streams], dtype=torch.float64)
-        tokens, logprobs = draw(filtered, numbers)
+        tokens, logprobs = draw(filtered.values, numbers)
         if any(self._greedy_rows):
             tokens = torch.where(self._greedy, scores.argmax(dim=-1), tokens)
             logprobs = logprobs.masked_fill(self._greedy, 0.0)
         return tokens, logprobs
 
 
-def build_steps(samplings: Sequence[Sampling], *, vocabulary: int, device: torch.device) -> list[Step]:
+def build_steps(samplings: Sequence[Sampling], *, device: torch.device) -> list[Step]:
     """The steps after the repetition penalty, without those that no row asks for."""
 
     def column(values: list[float]) -> Tensor:
@@ -225,7 +233,7 @@ def build_steps(samplings: Sequence[Sampling], *, vocabulary: int, device: torch
     if any(sampling.temperature != 1 for sampling in samplings):
         steps.append(Temperature(column([1.0 if s.greedy else s.temperature for s in samplings])))
     if any(sampling.top_k for sampling in samplings):
-        steps.append(TopK(torch.tensor([s.top_k for s in samplings], device=device), vocabulary=vocabulary))
+        steps.append(TopK(torch.tensor([s.top_k for s in samplings], device=device)))
     if any(sampling.top_p < 1 for sampling in samplings):
         steps.append(TopP(column([s.top_p for s in samplings])))
     if any(sampling.min_p > 0 for sampling in samplings):
