@@ -89,7 +89,8 @@ def component_settings(folder: registry.Folder, name: str) -> str:
 def components(folder: str) -> str:
     """Name and first line of every file of a folder."""
     place = cast(registry.Folder, folder)
-    rows = [(f"[`{name}`]({name}.md)", registry.first_line(registry.component(place, name))) for name in registry.names(place)]
+    lines = {name: registry.first_line(registry.component(place, name)) for name in registry.names(place)}
+    rows = [(f"[`{name}`]({name}.md)", line) for name, line in lines.items()]
     return table(["name", "what it does"], rows)
 
 

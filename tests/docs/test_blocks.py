@@ -8,7 +8,7 @@ import pytest
 
 from tests.docs.blocks import blocks, matches
 
-PAGE = '''\
+PAGE = """\
 # Title
 
 <!-- smoke: train.steps=1 -->
@@ -36,7 +36,7 @@ name: a
     ```python
     print(1)
     ```
-'''
+"""
 
 
 def test_blocks_of_a_page(tmp_path: Path) -> None:

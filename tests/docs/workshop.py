@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,12 +27,27 @@ def write_corpus(folder: Path) -> None:
     """Twelve documents and a few rows of each kind."""
     (folder / "corpus").mkdir()
     (folder / "data").mkdir()
-    words = "list dict tuple string number file path line error value key item index name".split()
+    words = [
+        "list",
+        "dict",
+        "tuple",
+        "string",
+        "number",
+        "file",
+        "path",
+        "line",
+        "error",
+        "value",
+        "key",
+        "item",
+        "name",
+    ]
     for number in range(12):
         turned = words[number:] + words[:number]
-        sentences = [f"Return the {first} of a {second}. The {second} must not be empty." for first, second in
-                     zip(turned, turned[1:], strict=False)]
-        (folder / "corpus" / f"page-{number:02}.md").write_text(f"# About {turned[0]}\n\n" + "\n".join(sentences) + "\n")
+        sentences = [f"Return the {one} of a {two}. The {two} must not be empty." for one, two in pairwise(turned)]
+        (folder / "corpus" / f"page-{number:02}.md").write_text(
+            f"# About {turned[0]}\n\n" + "\n".join(sentences) + "\n"
+        )
     rows = {
         "instructions": [{"prompt": f"What is a {word}?", "completion": f"A {word} is a thing."} for word in words],
         "preferences": [{"prompt": f"What is a {w}?", "chosen": "A thing.", "rejected": "No."} for w in words],
@@ -58,7 +74,8 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     tools = folder / ".tools"
     tools.mkdir(exist_ok=True)
     python = shlex.quote(sys.executable)
-    for name, call in {"trivium": f"{python} -m trivium", "python": python, "torchrun": f"{python} -m torch.distributed.run"}.items():
+    calls = {"trivium": f"{python} -m trivium", "python": python, "torchrun": f"{python} -m torch.distributed.run"}
+    for name, call in calls.items():
         tool = tools / name
         tool.write_text(f'#!/bin/sh\nexec {call} "$@"\n')
         tool.chmod(0o755)
