@@ -133,7 +133,8 @@ class Quickstart:
         if not self.there(place):
             prepare_documents([Source(path=name) for name in self.scale.sources], place, on_error="quarantine")
         report = read_json(place / "report.json")
-        say("", f"{report['kept']} documents kept of {report['input']}")
+        kept = report["kept"]
+        say("", f"{report['input']} documents: {kept['train']} to train on, {kept['validation']} held out")
 
     def train_tokenizer(self) -> None:
         """A vocabulary fitted to the text."""

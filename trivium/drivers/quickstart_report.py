@@ -92,8 +92,8 @@ def _documents(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "figures": [
             Figure("Documents read", f"{report['input']:,}"),
-            Figure("Kept", f"{report['kept']:,}"),
-            Figure("Set aside", f"{report.get('quarantined', 0):,}", "could not be read"),
+            Figure("To train on", f"{report['kept'].get('train', 0):,}"),
+            Figure("Held out", f"{report['kept'].get('validation', 0):,}", "whole modules"),
         ],
         "tables": [Table("Why documents were left out", ["reason", "documents"], rows)] if rows else [],
     }

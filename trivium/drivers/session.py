@@ -87,41 +87,11 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     train_data, validation_data = open_data(recipe, method, tokenizer, processes)
     loader = make_loader(recipe, train_data, processes)
     total = run_length(recipe, loader)
-    frozen = sum(not role.trainable for role in method.roles().values())
-    machine = describe_machine(Path(recipe.runs), device=device.type)
-    refuse_if_impossible(
-        forecast(
-            config,
-            recipe,
-            steps=total,
-            machine=machine,
-            fill=loader.packing_efficiency,
-            frozen_roles=frozen,
-            ranks=processes.world,
-        ),
-        machine,
-    )
-    roles = {name: RoleModel(name, load_role(recipe, role, config), role) for name, role in method.roles().items()}
+    refuse_too_large(recipe, config, method, loader, total, device, processes)
     compiled = should_compile(recipe, config, total, device)
-    if compiled:
-        for role in roles.values():
-            compile_blocks(role.module)
-    progression = Progression()
-    feed = LoaderFeed(loader, progression, recipe.data.prefetch)
-    context = Context(
-        recipe=recipe,
-        tokenizer=tokenizer,
-        roles=roles,
-        feed=feed,
-        progression=progression,
-        device=device,
-        rank=loader.rank,
-        world=processes.world,
-    )
-    method.bind(context)
-    optimizer = resolved.optimizer.cls(resolved.optimizer.config)
-    engine = engine_class(recipe)(recipe, method, roles, optimizer, device=device, processes=processes)
-    trainer = Trainer(method, engine, context, total=total, sample=partial(continue_prompts, method))
+    roles = load_roles(recipe, config, method, compiled=compiled)
+    feed = LoaderFeed(loader, Progression(), recipe.data.prefetch)
+    trainer = make_trainer(resolved, method, roles, feed, tokenizer, total, device=device, processes=processes)
     warning = slow_precision(recipe.train.precision, device)
     return Session(
         resolved=resolved,
@@ -136,8 +106,69 @@ def open_session(resolved: ResolvedRecipe) -> Session:
         compiled=compiled,
         trainer=trainer,
         feed=feed,
-        notes=[warning] if warning else [],
+        notes=[*tokenizer.messages, *([warning] if warning else [])],
     )
+
+
+def make_trainer(
+    resolved: ResolvedRecipe,
+    method: Method,
+    roles: dict[str, RoleModel],
+    feed: LoaderFeed,
+    tokenizer: Tokenizer,
+    total: int,
+    *,
+    device: torch.device,
+    processes: Processes,
+) -> Trainer:
+    """The trainer with its engine, bound to method, roles and data."""
+    recipe = resolved.recipe
+    context = Context(
+        recipe=recipe,
+        tokenizer=tokenizer,
+        roles=roles,
+        feed=feed,
+        progression=feed.progression,
+        device=device,
+        rank=feed.loader.rank,
+        world=processes.world,
+    )
+    method.bind(context)
+    optimizer = resolved.optimizer.cls(resolved.optimizer.config)
+    engine = engine_class(recipe)(recipe, method, roles, optimizer, device=device, processes=processes)
+    return Trainer(method, engine, context, total=total, sample=partial(continue_prompts, method))
+
+
+def refuse_too_large(
+    recipe: Recipe,
+    config: ModelConfig,
+    method: Method,
+    loader: Loader,
+    total: int,
+    device: torch.device,
+    processes: Processes,
+) -> None:
+    """Raises ConfigError, with a setting that fits, before any memory is taken."""
+    machine = describe_machine(Path(recipe.runs), device=device.type)
+    plan = forecast(
+        config,
+        recipe,
+        steps=total,
+        machine=machine,
+        fill=loader.packing_efficiency,
+        frozen_roles=sum(not role.trainable for role in method.roles().values()),
+        ranks=processes.world,
+    )
+    refuse_if_impossible(plan, machine)
+
+
+def load_roles(recipe: Recipe, config: ModelConfig, method: Method, *, compiled: bool) -> dict[str, RoleModel]:
+    """The models that take part, by name."""
+    roles = {name: RoleModel(name, load_role(recipe, role, config), role) for name, role in method.roles().items()}
+    if compiled:
+        for role in roles.values():
+            compile_blocks(role.module)
+    return roles
 
 
 def set_up_torch(recipe: Recipe, processes: Processes) -> None:
