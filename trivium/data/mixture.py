@@ -2,7 +2,7 @@
 
 The shares are brought to whole numbers over a common period (0.7 : 0.2 : 0.1 is 7 + 2 + 1 of 10 rows), and the
 sources are spread over the period as evenly as they go. Row i is then found by one division and one table look-up,
-any stretch of rows holds the shares to within one row a source, and each source is walked in its own epochs.
+any stretch of rows holds the shares to within a row or two, and each source is walked in its own epochs.
 """
 
 from __future__ import annotations

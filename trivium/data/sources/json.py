@@ -82,8 +82,8 @@ class _Text:
                 return value, written
             except RecursionError:
                 raise DataError("the JSON is nested too deeply", where=where, fix="flatten the row") from None
-            except json.JSONDecodeError as error:
-                failure = error
+            except json.JSONDecodeError as error:  # kept in parts: as a whole it would keep the text alive
+                message, position = error.msg, error.pos - self._at
             except ValueError as error:
                 raise json_error(error, self._held[self._at :], where) from None
             # The value may go on in the next block. Twice as much each time, so that long values stay linear.
@@ -96,8 +96,8 @@ class _Text:
                     fix="check that the file is a list of rows; split texts of this size",
                 )
             if not self._more(wanted):
-                shown = json.JSONDecodeError(failure.msg, failure.doc[self._at :], failure.pos - self._at)
-                raise json_error(shown, self._held[self._at :], where)
+                text = self._held[self._at :]
+                raise json_error(json.JSONDecodeError(message, text, position), text, where)
 
     def _more(self, wanted: int = 1) -> bool:
         """Hold at least `wanted` more characters; False at the end of the file."""
