@@ -27,10 +27,10 @@ _BAR_WIDTH = 20
 
 
 def readable_count(number: float) -> str:
-    """`812`, `12.4k`, `10.5M`, `8.03B`: three significant digits at most above a thousand."""
+    """`812`, `5k`, `12.4k`, `8.03B`: at most three significant digits above a thousand."""
     for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= limit * 0.9995:
-            return f"{_three_digits(number / limit)}{suffix}"
+            return f"{number / limit:.3g}{suffix}"
     return f"{number:.0f}" if abs(number) >= 100 or float(number).is_integer() else f"{number:.3g}"
 
 
