@@ -60,7 +60,7 @@ class Checkpoints:
 
     def restore(self, trainer: Trainer) -> Path | None:
         """Loads the newest checkpoint that verifies, on every rank; None if there is none."""
-        found = self.store.latest() if trainer.processes.main else None
+        found: Path | None = self.store.latest() if trainer.processes.main else None
         found = trainer.processes.from_main(found)
         if found is None:
             return None
@@ -77,7 +77,7 @@ class Checkpoints:
 
 def write_model_files(trainer: Trainer, role: str, weights: dict[str, torch.Tensor], folder: Path) -> None:
     """Model and tokenizer into a folder inside an artifact that is being written."""
-    save_model(folder, trainer.engine.roles[role].module.config, weights)  # type: ignore[arg-type]
+    save_model(folder, trainer.engine.roles[role].module.config, weights)
     trainer.context.tokenizer.save(folder)
 
 

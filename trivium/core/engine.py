@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from trivium.core.terms import Counts, Terms, scaled_total
 from trivium.data.batch import Batch
 from trivium.errors import ConfigError
 from trivium.recipe import Recipe
+
+if TYPE_CHECKING:
+    from trivium.models.transformer import Transformer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -124,7 +127,7 @@ class Engine:
                 role.module, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
-    def shard(self, module: nn.Module) -> None:
+    def shard(self, module: Transformer) -> None:
         """FSDP2: every block, then what remains around them."""
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -133,7 +136,7 @@ class Engine:
             policy = MixedPrecisionPolicy(
                 param_dtype=DTYPES[self.recipe.train.precision], reduce_dtype=torch.float32
             )
-        for block in module.blocks:  # type: ignore[union-attr]
+        for block in module.blocks:
             fully_shard(block, mp_policy=policy)
         fully_shard(module, mp_policy=policy)
 
@@ -208,7 +211,7 @@ class Engine:
                 self.synchronise(player, final and last)
                 # Data-parallel engines average over ranks; the counts are global, so undo the average.
                 total = scaled_total(terms, counts) * (share * self.processes.world)
-                player.scaler.scale(total).backward()
+                player.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
 
             if self.method.backward is not None:
                 self.synchronise(player, False)
@@ -319,14 +322,18 @@ class Engine:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Trainable roles in evaluation mode and unwrapped, then back."""
+        """Trainable roles in evaluation mode, unwrapped and not compiled (shapes differ), then back."""
         trainable = [role for role in self.roles.values() if role.trainable]
         wrapped = [role.forward for role in trainable]
+        stack = contextlib.ExitStack()
+        for role in trainable:
+            stack.enter_context(role.eager())
         for role in trainable:
             role.module.eval()
             role.forward = role.module
         try:
-            yield
+            with stack:
+                yield
         finally:
             for role, forward in zip(trainable, wrapped, strict=True):
                 role.module.train()
@@ -386,9 +393,3 @@ def slow_precision(precision: str, device: torch.device) -> str | None:
     if precision == "bf16" and torch.cpu._is_amx_tile_supported():
         return None
     return f"this processor has no fast {precision} arithmetic: train.precision=fp32 is quicker and more exact here"
-
-
-def compile_blocks(module: nn.Module) -> None:
-    """torch.compile for each block: one graph for all of them, so that compiling takes seconds."""
-    for block in module.blocks:  # type: ignore[union-attr]
-        block.compile()

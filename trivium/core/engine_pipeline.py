@@ -9,6 +9,7 @@ Not for methods that declare `backward` or make their own updates from rollouts,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -67,15 +68,15 @@ def drop_other_stages(model: Transformer, stage: Stage) -> None:
     for number in range(len(model.blocks)):
         if not stage.begin <= number < stage.end:
             model.blocks[number] = nn.Identity()
+    nothing: Any = nn.Identity()
     if not stage.last:
-        model.final_norm = nn.Identity()
-        model.head = nn.Identity()
+        model.final_norm = model.head = nothing
     elif not stage.first and model.config.tie_embeddings:
         # The tied weight lives on both ends under the name of the embedding; the head reads it here.
         model.head.weight = model.embed.weight
     if not stage.first:
         if not (stage.last and model.config.tie_embeddings):
-            model.embed = nn.Identity()
+            model.embed = nothing
         model.position_embed = None
 
 
@@ -83,6 +84,8 @@ class PipelineEngine(Engine):
     """An engine whose policy is spread over the ranks; all ranks read the same data."""
 
     stage: Stage
+    ends: Any = None
+    """The process group of the first and the last rank, made when a tied weight needs it."""
 
     def place(self, role: RoleModel) -> None:
         """Cuts the policy into stages; frozen roles stay whole on the last rank, which alone needs them."""
@@ -90,7 +93,7 @@ class PipelineEngine(Engine):
         if not role.trainable:
             super().place(role)
             return
-        self.stage = Stage(role.module, self.processes.rank, self.processes.world)  # type: ignore[arg-type]
+        self.stage = Stage(role.module, self.processes.rank, self.processes.world)
         role.module.to(self.device).train()
         role.precision = self.autocast
         if self.recipe.train.activation_checkpointing == "block":
@@ -113,7 +116,7 @@ class PipelineEngine(Engine):
 
         def loss_of(hidden: Tensor, index: Tensor) -> Tensor:
             number = int(index)
-            policy.forward = arrived(hidden[0], policy.module.head)  # type: ignore[arg-type]
+            policy.forward = arrived(hidden[0], policy.module.head)
             terms = loss(self.prepared(batches[number], step, number))
             sums.add(terms)
             return scaled_total(terms, counts)
@@ -151,13 +154,13 @@ class PipelineEngine(Engine):
 
     def share_tied_gradient(self, policy: RoleModel) -> None:
         """The tied embedding is used on the first and the last rank; both get the sum of its gradients."""
-        model: Any = policy.module
+        model = policy.module
         if not model.config.tie_embeddings or self.processes.world == 1:
             return
-        ends = dist.new_group([0, self.processes.world - 1]) if not hasattr(self, "ends") else self.ends
-        self.ends = ends
+        if self.ends is None:
+            self.ends = dist.new_group([0, self.processes.world - 1])
         if self.stage.first or self.stage.last:
-            dist.all_reduce(model.embed.weight.grad, group=ends)
+            dist.all_reduce(model.embed.weight.grad, group=self.ends)
 
     def gradient_norm(self, player: Player) -> float:
         """2-norm over all stages; the tied weight counts once."""
@@ -167,7 +170,7 @@ class PipelineEngine(Engine):
             for name, parameter in player.named.items()
             if parameter.grad is not None and not (tied and name == "policy.embed.weight")
         ]
-        return self.processes.sum({"squares": sum(squares)}, self.device)["squares"] ** 0.5
+        return math.sqrt(self.processes.sum({"squares": sum(squares)}, self.device)["squares"])
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:

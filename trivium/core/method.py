@@ -24,12 +24,13 @@ from trivium.config import StrictModel
 from trivium.lazy import torch
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from trivium.core.state import Progression
     from trivium.core.terms import Terms
     from trivium.data.batch import Batch
     from trivium.data.samples import Sample
+    from trivium.models.transformer import Then, Transformer
     from trivium.recipe import Recipe
     from trivium.tokenizers.tokenizer import Tokenizer
 
@@ -71,21 +72,30 @@ class RoleModel:
     `then(hidden [T, D], head)` runs inside the module's forward, where sharded weights are gathered.
     """
 
-    def __init__(self, name: str, module: nn.Module, role: Role) -> None:
+    def __init__(self, name: str, module: Transformer, role: Role) -> None:
         self.name = name
         self.module = module
         self.trainable = role.trainable
+        self.compiled = False
         self.forward: Callable[..., Any] = module
         """What a call runs: the module itself, or what the engine put around it."""
         self.precision: Callable[[], AbstractContextManager[Any]] = nullcontext
         """The context of a call: autocast where the run is in lower precision."""
 
-    def __call__(
-        self, batch: Batch, then: Callable[[Tensor, nn.Module], Any], *, offset: Tensor | None = None
-    ) -> Any:
+    def __call__(self, batch: Batch, then: Then, *, offset: Tensor | None = None) -> Any:
         """`then(hidden, head)` for the batch; `offset` [T, D] is added to the input embeddings."""
         with self.precision():
             return self.forward(batch.input_ids, batch.layout, then=then, offset=offset)
+
+    def compile(self) -> None:
+        """torch.compile for each block: one graph serves them all, so that compiling takes seconds."""
+        for block in self.module.blocks:
+            block.compile()
+        self.compiled = True
+
+    def eager(self) -> AbstractContextManager[Any]:
+        """Inside, compiled blocks run as they are written: generation has other shapes at each step."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
 
 class Accumulate(Protocol):
@@ -206,7 +216,7 @@ class Method:
         """The inverse of `state_dict`."""
 
 
-def frozen_forward(role: RoleModel, batch: Batch, then: Callable[[Tensor, nn.Module], Any]) -> Any:
+def frozen_forward(role: RoleModel, batch: Batch, then: Then) -> Any:
     """`role(batch, then)` without gradients."""
     with torch.no_grad():
         return role(batch, then)

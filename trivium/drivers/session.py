@@ -16,7 +16,7 @@ import torch
 
 from trivium.config import ResolvedRecipe
 from trivium.core.distributed import Processes, resolve_device, start_processes
-from trivium.core.engine import Engine, compile_blocks, slow_precision
+from trivium.core.engine import Engine, slow_precision
 from trivium.core.feed import LoaderFeed
 from trivium.core.method import Context, Method, Role, RoleModel
 from trivium.core.plan import describe_machine, forecast, refuse_if_impossible
@@ -167,7 +167,7 @@ def load_roles(recipe: Recipe, config: ModelConfig, method: Method, *, compiled:
     roles = {name: RoleModel(name, load_role(recipe, role, config), role) for name, role in method.roles().items()}
     if compiled:
         for role in roles.values():
-            compile_blocks(role.module)
+            role.compile()
     return roles
 
 
@@ -309,11 +309,13 @@ def continue_prompts(method: Method, prompts: list[str], tokens: int) -> list[st
     ids = [
         tokenizer.encode_prompt([{"role": "user", "content": prompt}] if dialogue else prompt) for prompt in prompts
     ]
-    completions = generate_ids(
-        context.roles["policy"].module,  # type: ignore[arg-type]
-        ids,
-        max_new_tokens=tokens,
-        sampling=Sampling(temperature=0),
-        eos_ids=tokenizer.stop_ids,
-    )
+    policy = context.roles["policy"]
+    with policy.eager():
+        completions = generate_ids(
+            policy.module,
+            ids,
+            max_new_tokens=tokens,
+            sampling=Sampling(temperature=0),
+            eos_ids=tokenizer.stop_ids,
+        )
     return [tokenizer.decode(completion.ids) for completion in completions]

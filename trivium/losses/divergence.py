@@ -34,6 +34,6 @@ def token_divergence(
         theirs = torch.log_softmax(teacher_head(teacher).to(torch.promote_types(hidden.dtype, torch.float32)) / temperature, dim=-1)
         return torch.nn.functional.kl_div(ours, theirs, reduction="sum", log_target=True)
 
-    for student, teacher in zip(hidden.split(CHUNK), teacher_hidden.split(CHUNK), strict=True):
+    for student, teacher in zip(torch.split(hidden, CHUNK), torch.split(teacher_hidden, CHUNK), strict=True):
         total = total + checkpoint(chunk_divergence, student, teacher, use_reentrant=False)
     return total

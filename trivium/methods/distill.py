@@ -50,9 +50,9 @@ class Distillation(Method):
 
     def loss(self, batch: Batch) -> Terms:
         """Both terms from one forward pass of the student."""
-        teacher_head: nn.Module = self.context.roles["teacher"].module.head
+        teacher_head = self.context.roles["teacher"].module.head
 
-        def both(hidden: Tensor, head: nn.Module) -> tuple[Tensor, Tensor]:
+        def both(hidden: Tensor, head: nn.Linear) -> tuple[Tensor, Tensor]:
             divergence = losses.token_divergence(
                 hidden, head, batch.fields["teacher"], teacher_head, batch.targets, self.config.temperature
             )

@@ -122,6 +122,6 @@ class GroupRelativePolicyOptimisation(Method):
         return terms
 
 
-def target_logprobs(batch: Batch) -> Callable[[Tensor, nn.Module], Tensor]:
+def target_logprobs(batch: Batch) -> Callable[[Tensor, nn.Linear], Tensor]:
     """What a role computes: [T] log-probability of each target."""
     return lambda hidden, head: losses.token_logprobs(hidden, head, batch.targets)

@@ -42,15 +42,17 @@ def collect(
 ) -> Rollout:
     """`group_size` completions for each sample by the policy as it is now; abandoned when the run is asked to stop."""
     prompts = [list(sample.sequences[0].ids) for sample in samples for _ in range(group_size)]
-    completions = generate_ids(
-        context.roles["policy"].module,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        sampling=Sampling(temperature=temperature),
-        seeds=[context.seed("rollout", number) for number in range(len(prompts))],
-        eos_ids=[context.tokenizer.eos_id],
-        should_stop=context.stop_requested,
-    )
+    policy = context.roles["policy"]
+    with policy.eager():
+        completions = generate_ids(
+            policy.module,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            sampling=Sampling(temperature=temperature),
+            seeds=[context.seed("rollout", number) for number in range(len(prompts))],
+            eos_ids=[context.tokenizer.eos_id],
+            should_stop=context.stop_requested,
+        )
     context.check_stop()
     rows: list[Any] = [sample.row or {} for sample in samples for _ in range(group_size)]
     texts = [context.tokenizer.decode(completion.ids) for completion in completions]
