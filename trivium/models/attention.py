@@ -9,8 +9,10 @@ Shapes: query [T, H, C]; key, value [T, K, C]; result [T, H, C].
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,7 +37,7 @@ class Plan:
     """What all blocks share in one forward pass.
 
     positions: [T] place of each token in its sequence.
-    rotary:    cosine and sine [T, 1, C/2], or None for other kinds of positions.
+    rotary:    cosine [T, 1, C] and sine [T, 1, C/2], or None for other kinds of positions.
     attend:    the attention calls.
     """
 
@@ -52,24 +54,9 @@ def causal_mask(queries: int, keys: int, *, window: int | None, device: torch.de
     return seen if window is None else seen & (other > at - window)
 
 
-def uniform_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, length: int, mask: Tensor | None, dropout: float
-) -> Tensor:
-    """Causal attention over adjacent sequences of one `length`, in a single call."""
-
-    def heads_first(x: Tensor) -> Tensor:
-        return x.view(-1, length, x.shape[1], x.shape[2]).transpose(1, 2)
-
-    out = scaled_dot_product_attention(
-        heads_first(query),
-        heads_first(key),
-        heads_first(value),
-        attn_mask=mask,
-        is_causal=mask is None,
-        dropout_p=dropout,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return out.transpose(1, 2).reshape(query.shape)
+def _heads_first(x: Tensor, length: int) -> Tensor:
+    """[n * length, heads, C] -> [n, heads, length, C], without a copy."""
+    return x.view(-1, length, x.shape[1], x.shape[2]).transpose(1, 2)
 
 
 class UniformAttention:
@@ -77,105 +64,164 @@ class UniformAttention:
 
     def __init__(self, length: int, *, window: int | None, device: torch.device) -> None:
         self.length = length
-        self.mask = None
+        self.mask: Tensor | None = None
         if window is not None and length > window:
             self.mask = causal_mask(length, length, window=window, device=device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """See `Attend`."""
-        return uniform_attention(query, key, value, length=self.length, mask=self.mask, dropout=dropout)
+        out = scaled_dot_product_attention(
+            _heads_first(query, self.length),
+            _heads_first(key, self.length),
+            _heads_first(value, self.length),
+            attn_mask=self.mask,
+            is_causal=self.mask is None,
+            dropout_p=dropout,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        return out.transpose(1, 2).reshape(query.shape)
 
 
 class RaggedAttention:
-    """Sequences of several lengths: one call for each length."""
+    """Sequences of several lengths: one call for each run of neighbours of the same length."""
 
-    def __init__(self, lengths: Iterable[int], *, window: int | None, device: torch.device) -> None:
-        self.lengths = list(lengths)
-        groups: dict[int, list[int]] = defaultdict(list)
-        for sequence, length in enumerate(self.lengths):
-            if length:
-                groups[length].append(sequence)
-        self.groups = [(members, UniformAttention(n, window=window, device=device)) for n, members in groups.items()]
+    def __init__(self, layout: Layout, *, window: int | None, device: torch.device) -> None:
+        self.runs = list(equal_neighbours(layout.lengths))
+        self.window = window
+        self.longest = max(layout.lengths, default=0)
+        self.calls = {n: UniformAttention(n, window=window, device=device) for _, _, n in self.runs}
+        self.ends: Tensor | None = None
+        if device.type == "cuda":
+            starts = torch.tensor([*layout.starts(), layout.tokens], dtype=torch.int32)
+            self.ends = starts.to(device, non_blocking=True)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """See `Attend`."""
-        parts = [torch.split(x, self.lengths) for x in (query, key, value)]
-        results: list[Tensor] = [query[:0]] * len(self.lengths)
-        for members, attend in self.groups:
-            q, k, v = (torch.cat([part[i] for i in members]) for part in parts)
-            out = attend(q, k, v, layer=layer, dropout=dropout)
-            for sequence, piece in zip(members, torch.split(out, attend.length), strict=True):
-                results[sequence] = piece
-        return torch.cat(results)
+        if not dropout and self.ends is not None and query.dtype in (torch.float16, torch.bfloat16):
+            return self._flash(query, key, value, self.ends)
+        sizes = [end - start for start, end, _ in self.runs]
+        parts = zip(*(torch.split(x, sizes) for x in (query, key, value)), self.runs, strict=True)
+        results = [self.calls[length](q, k, v, layer=layer, dropout=dropout) for q, k, v, (_, _, length) in parts]
+        return torch.cat(results) if results else query
+
+    def _flash(self, query: Tensor, key: Tensor, value: Tensor, ends: Tensor) -> Tensor:
+        """All lengths in one kernel."""
+        from torch.nn.attention.varlen import varlen_attn
+
+        before = -1 if self.window is None else self.window - 1
+        grouped = query.shape[1] != key.shape[1]
+        out = varlen_attn(
+            query, key, value, ends, ends, self.longest, self.longest, window_size=(before, 0), enable_gqa=grouped
+        )
+        assert isinstance(out, Tensor)
+        return out
+
+
+def equal_neighbours(lengths: Iterable[int]) -> Iterator[tuple[int, int, int]]:
+    """(first token, one past the last, length of each sequence) of each run of equally long sequences."""
+    at = 0
+    for length, run in itertools.groupby(lengths):
+        end = at + length * len(list(run))
+        if end > at:
+            yield at, end, length
+        at = end
 
 
 class CachedAttention:
-    """New tokens look at themselves and at what the cache holds of their row; their keys and values are stored."""
+    """New tokens look at themselves and at what the cache holds of their row; their keys and values are stored.
+
+    With rotary scaling that depends on the length (dynamic, longrope), a stored key keeps the angle of the length at
+    which it was computed, as in transformers; beyond the original context this is not the same as starting anew.
+    """
 
     def __init__(self, cache: KVCache, layout: Layout, *, window: int | None, device: torch.device) -> None:
-        self.cache, self.window, self.device = cache, window, device
+        self.cache = cache
         self.new, self.past = list(layout.lengths), list(cache.lengths)
+        self.spans = list(layout.spans())
+        totals = [old + new for old, new in zip(self.past, self.new, strict=True)]
+        self.longest = max(totals, default=0)
+        self.prompt: Attend | None = None
         self.decoding = all(n == 1 for n in self.new)
-        self.fresh = plan_attention(layout, window=window, device=device) if not any(self.past) else None
         if self.decoding:
             self.rows = torch.arange(cache.rows, device=device)
-            self.at = torch.tensor(self.past, device=device)
-            self.span = max(self.past) + 1
-            keys = torch.arange(self.span, device=device)
-            seen = keys <= self.at.unsqueeze(1)
-            if window is not None:
-                seen &= keys > self.at.unsqueeze(1) - window
-            self.mask = None if bool(window is None and min(self.past) == max(self.past)) else seen[:, None, None, :]
+            self.last = torch.tensor(self.past, device=device)
+            self.mask = self._decode_mask(window, device)
+        elif not any(self.past):
+            self.prompt = plan_attention(layout, window=window, device=device)
+        else:
+            self.masks = [
+                causal_mask(new, total, window=window, device=device)
+                for new, total in zip(self.new, totals, strict=True)
+            ]
+
+    def _decode_mask(self, window: int | None, device: torch.device) -> Tensor | None:
+        """[S, 1, 1, longest]; None if every row may look at all of it."""
+        if window is None and len(set(self.past)) == 1:
+            return None
+        keys, last = torch.arange(self.longest, device=device), self.last.unsqueeze(1)
+        seen = keys <= last
+        if window is not None:
+            seen &= keys > last - window
+        return seen[:, None, None, :]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """See `Attend`."""
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        stored = self.cache.keys[layer], self.cache.values[layer]
+        for store, new in zip(stored, (key, value), strict=True):
+            self._write(store, new)
+        if self.prompt is not None:
+            return self.prompt(query, key, value, layer=layer, dropout=dropout)
+        keys, values = (store[:, :, : self.longest].to(query.dtype) for store in stored)
+        grouped = query.shape[1] != key.shape[1]
         if self.decoding:
-            keys[self.rows, :, self.at] = key.to(keys.dtype)
-            values[self.rows, :, self.at] = value.to(values.dtype)
-            return self._decode(query, keys, values)
-        starts = Layout(tuple(self.new)).spans()
-        for row, (begin, end) in enumerate(starts):
-            place = slice(self.past[row], self.past[row] + self.new[row])
-            keys[row, :, place] = key[begin:end].transpose(0, 1)
-            values[row, :, place] = value[begin:end].transpose(0, 1)
-        if self.fresh is not None:
-            return self.fresh(query, key, value, layer=layer, dropout=dropout)
-        return self._continue(query, keys, values)
-
-    def _decode(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """One new token in every row: a single call over the filled part of the cache."""
-        out = scaled_dot_product_attention(
-            query.unsqueeze(2),
-            keys[:, :, : self.span].to(query.dtype),
-            values[:, :, : self.span].to(query.dtype),
-            attn_mask=self.mask,
-            enable_gqa=query.shape[1] != keys.shape[1],
-        )
-        return out.squeeze(2)
-
-    def _continue(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Any number of new tokens after any number of old ones: one call for each row."""
-        results = []
-        for row, part in enumerate(torch.split(query, self.new)):
-            if not self.new[row]:
-                continue
-            total = self.past[row] + self.new[row]
             out = scaled_dot_product_attention(
-                part.transpose(0, 1).unsqueeze(0),
-                keys[row : row + 1, :, :total].to(query.dtype),
-                values[row : row + 1, :, :total].to(query.dtype),
-                attn_mask=causal_mask(self.new[row], total, window=self.window, device=self.device),
-                enable_gqa=query.shape[1] != keys.shape[1],
+                query.unsqueeze(2), keys, values, attn_mask=self.mask, enable_gqa=grouped
             )
-            results.append(out.squeeze(0).transpose(0, 1))
-        return torch.cat(results) if results else query
+            return out.squeeze(2)
+        results = torch.empty_like(query)
+        for row, ((start, end), mask) in enumerate(zip(self.spans, self.masks, strict=True)):
+            if end > start:
+                seen = slice(row, row + 1), slice(None), slice(mask.shape[1])
+                part = query[start:end].transpose(0, 1).unsqueeze(0)
+                out = scaled_dot_product_attention(part, keys[seen], values[seen], attn_mask=mask, enable_gqa=grouped)
+                results[start:end] = out.squeeze(0).transpose(0, 1)
+        return results
+
+    def _write(self, store: Tensor, new: Tensor) -> None:
+        if self.decoding:
+            store[self.rows, :, self.last] = new.to(store.dtype)
+            return
+        for row, (start, end) in enumerate(self.spans):
+            store[row, :, self.past[row] : self.past[row] + end - start] = new[start:end].transpose(0, 1)
+
+
+class Opaque:
+    """Keeps torch.compile out of `attend`, which it would compile again for every layout."""
+
+    def __init__(self, attend: Attend) -> None:
+        self.attend = attend
+        # Asking for the exemption imports the compiler, so it is asked for only where the compiler is in use.
+        self.call = _exempt_call() if "torch._dynamo" in sys.modules else _call
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
+        """See `Attend`."""
+        return self.call(self.attend, query, key, value, layer, dropout)
+
+
+def _call(attend: Attend, query: Tensor, key: Tensor, value: Tensor, layer: int, dropout: float) -> Tensor:
+    return attend(query, key, value, layer=layer, dropout=dropout)
+
+
+@functools.cache
+def _exempt_call() -> Callable[..., Tensor]:
+    exempt: Callable[..., Tensor] = torch.compiler.disable(_call)  # type: ignore[no-untyped-call]
+    return exempt
 
 
 def plan_attention(layout: Layout, *, window: int | None, device: torch.device, cache: KVCache | None = None) -> Attend:
     """The cheapest attention that is right for `layout`."""
     if cache is not None:
-        return CachedAttention(cache, layout, window=window, device=device)
+        return Opaque(CachedAttention(cache, layout, window=window, device=device))
     if layout.uniform:
         return UniformAttention(layout.uniform, window=window, device=device)
-    return RaggedAttention(layout.lengths, window=window, device=device)
+    return Opaque(RaggedAttention(layout, window=window, device=device))

@@ -1,4 +1,4 @@
-"""Rotary positions: angles of every scaling variant, and the rotation itself.
+"""Rotary positions: the angles of every scaling variant.
 
 Each pair of coordinates (i, i + C/2) of a query or key turns by position * frequency_i. `attention_factor` scales
 cosine and sine, which scales the attention logits by its square.
@@ -82,22 +82,13 @@ def _longrope_attention(scaling: LongRopeScaling, max_positions: int) -> float:
     return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
 
 
-def cos_sin(config: ModelConfig, layout: Layout, positions: Tensor, *, totals: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each [T, 1, C/2], of tokens at `positions` [T] in sequences of `totals` tokens in the end."""
-    if not totals or not depends_on_length(config):
-        angles, factor = frequencies(config, length=0)
-        angles = angles.to(positions.device).unsqueeze(0)
-    else:
-        per_length = {length: frequencies(config, length=length) for length in set(totals)}
-        factor = per_length[totals[0]][1]
-        rows = torch.stack([per_length[length][0] for length in totals]).to(positions.device)
-        angles = rows[layout.sequence_ids(positions.device)]
-    turned = (positions.unsqueeze(1).to(torch.float32) * angles).unsqueeze(1)
-    return turned.cos() * factor, turned.sin() * factor
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[T, heads, C] turned by the angles of its positions."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+def cos_sin(config: ModelConfig, positions: Tensor, *, layout: Layout, totals: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Cosine [T, 1, C] and sine [T, 1, C/2] of tokens at `positions` [T] in sequences of `totals` tokens in the end."""
+    lengths = totals if depends_on_length(config) and totals else (0,)
+    by_length = {length: frequencies(config, length=length) for length in set(lengths)}
+    factor = by_length[lengths[0]][1]
+    rows = torch.stack([by_length[length][0] for length in lengths]).to(positions.device)
+    per_token = rows if len(rows) == 1 else rows[layout.sequence_ids(positions.device)]
+    angles = (positions.unsqueeze(1).to(torch.float32) * per_token).unsqueeze(1)
+    cos = angles.cos().mul_(factor)
+    return torch.cat((cos, cos), dim=-1), angles.sin().mul_(factor)

@@ -9,28 +9,19 @@ Shapes: T tokens, D width, V vocabulary, H query heads, K key/value heads, C wid
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trivium.data.batch import Layout
 from trivium.errors import ModelError
-from trivium.models import rotary
+from trivium.models import kernels, rotary
 from trivium.models.attention import Plan, plan_attention
 from trivium.models.cache import KVCache
 from trivium.models.config import ModelConfig
 
 Then = Callable[[Tensor, nn.Linear], Any]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-}
 
 
 class Linear(nn.Linear):
@@ -38,6 +29,18 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Nothing: torch's own would draw from the global random state."""
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / sqrt(mean(x^2) + eps) * weight."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.hidden_size, eps=config.norm_eps)
+        self.norm_eps = config.norm_eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T, D] -> [T, D]."""
+        return kernels.rms_norm(x, self.weight, self.norm_eps)
 
 
 class Embedding(nn.Embedding):
@@ -50,7 +53,7 @@ class Embedding(nn.Embedding):
 def make_norm(config: ModelConfig) -> nn.Module:
     """The norm of `config`, over the last dimension."""
     if config.norm == "rmsnorm":
-        return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        return RMSNorm(config)
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
 
 
@@ -73,7 +76,7 @@ class Attention(nn.Module):
             project(hidden).unflatten(-1, (-1, self.head_dim)) for project in (self.query, self.key, self.value)
         )
         if plan.rotary is not None:
-            query, key = rotary.rotate(query, *plan.rotary), rotary.rotate(key, *plan.rotary)
+            query, key = kernels.rotate(query, *plan.rotary), kernels.rotate(key, *plan.rotary)
         dropout = self.dropout if self.training else 0.0
         mixed = plan.attend(query, key, value, layer=self.layer, dropout=dropout)
         result: Tensor = self.output(mixed.flatten(1))
@@ -89,11 +92,11 @@ class GatedMLP(nn.Module):
         self.gate = Linear(config.hidden_size, config.intermediate_size, bias=bias)
         self.up = Linear(config.hidden_size, config.intermediate_size, bias=bias)
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=bias)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = config.activation
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[T, D] -> [T, D]."""
-        result: Tensor = self.down(self.activation(self.gate(hidden)) * self.up(hidden))
+        result: Tensor = self.down(kernels.gated(self.gate(hidden), self.up(hidden), self.activation))
         return result
 
 
@@ -105,7 +108,7 @@ class PlainMLP(nn.Module):
         bias = "mlp" in config.biases
         self.up = Linear(config.hidden_size, config.intermediate_size, bias=bias)
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=bias)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = kernels.ACTIVATIONS[config.activation]
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[T, D] -> [T, D]."""
@@ -202,24 +205,21 @@ class Transformer(nn.Module):
 
     def plan(self, layout: Layout, *, device: torch.device, cache: KVCache | None = None) -> Plan:
         """Everything the blocks share for tokens that lie as `layout` says: positions, angles, attention calls."""
-        totals = list(layout.lengths)
-        positions = layout.positions(device)
+        config = self.config
+        totals, positions = list(layout.lengths), layout.positions(device)
         if cache is not None:
             totals = self._check_room(layout, cache)
-            past = torch.tensor(cache.lengths, device=device)
-            positions = positions + past.repeat_interleave(
-                torch.tensor(layout.lengths, device=device), output_size=layout.tokens
-            )
+            positions = positions + torch.tensor(cache.lengths, device=device)[layout.sequence_ids(device)]
         angles = None
-        if self.config.positions == "rotary":
-            angles = rotary.cos_sin(self.config, layout, positions, totals=totals)
-        elif max(totals, default=0) > self.config.max_positions:
+        if config.positions == "rotary":
+            angles = rotary.cos_sin(config, positions, layout=layout, totals=totals)
+        elif max(totals, default=0) > config.max_positions:
             raise ModelError(
                 "a sequence is longer than the model has positions",
-                value=f"{max(totals)} tokens, {self.config.max_positions} positions",
+                value=f"{max(totals)} tokens, {config.max_positions} positions",
                 fix="use shorter sequences (data.sequence_length) or a model with more positions",
             )
-        window = self.config.sliding_window
+        window = config.sliding_window
         return Plan(positions, angles, plan_attention(layout, window=window, device=device, cache=cache))
 
     def _check_room(self, layout: Layout, cache: KVCache) -> list[int]:
