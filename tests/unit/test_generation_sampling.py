@@ -54,6 +54,14 @@ def test_temperature_comes_before_top_p() -> None:
     assert sum(value > OFF for value in filtered(scores, flat)[0]) == 3
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-3])
+def test_a_very_low_temperature_is_greedy(temperature: float) -> None:
+    logits = torch.tensor([[1.0, 9.0, -3.0, 8.0]])
+    choice = sampler(Sampling(temperature=temperature, top_k=3, top_p=0.9, min_p=0.01), vocabulary=4).choose(logits)
+    assert choice.tokens.tolist() == [1]
+    assert choice.sampling_logprobs.tolist() == [0.0]
+
+
 def test_each_row_has_its_own_settings() -> None:
     torch.manual_seed(0)
     scores = torch.randn(6, 200)

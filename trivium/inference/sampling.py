@@ -69,10 +69,12 @@ class Temperature:
     """Divides the scores; above 1 the choice gets more even, below 1 sharper."""
 
     def __init__(self, temperature: Tensor) -> None:
-        self._temperature = temperature[:, None]
+        self._temperature = temperature.clamp(min=torch.finfo(temperature.dtype).tiny)[:, None]
 
     def __call__(self, scores: Scores) -> Scores:
-        return Scores(scores.values / self._temperature)
+        # With the highest at 0 no temperature, however low, can make a score overflow.
+        highest = scores.values.amax(dim=-1, keepdim=True)
+        return Scores((scores.values - highest) / self._temperature)
 
     def select(self, rows: Tensor) -> None:
         """Keeps only these rows."""
