@@ -16,6 +16,7 @@ from trivium.core.plan import (
     describe_machine,
     flops_per_token,
     forecast,
+    measure,
     plan_memory,
     refuse_if_impossible,
     score,
@@ -139,6 +140,18 @@ def test_checkpoints_hold_weights_and_two_moments() -> None:
     assert checkpoint_size(config, recipe()) == 12 * config.parameters()
     plan = forecast(config, recipe(keep_checkpoints=3), steps=100, machine=LAPTOP)
     assert plan.disk_bytes == (4 * 12 + 4) * config.parameters()
+    once = forecast(config, recipe(keep_checkpoints=3, checkpoint_every=100), steps=100, machine=LAPTOP)
+    assert once.disk_bytes == (12 + 4) * config.parameters()
+
+
+def test_facts_are_measured_on_the_folder_of_the_run(tmp_path: Path) -> None:
+    for name, size in (("checkpoints/step-00000100", 900), ("checkpoints/step-00000200", 1000), ("final", 400)):
+        (tmp_path / name / "model").mkdir(parents=True)
+        (tmp_path / name / "model" / "weights").write_bytes(bytes(size))
+    fact = measure(tmp_path, parameters=7, steps=200, tokens=9000, seconds=3.5, keep=2)
+    assert (fact["checkpoint_bytes"], fact["disk_bytes"]) == (1000, 3400)
+    assert fact["peak_memory_bytes"] > 10 << 20
+    assert (fact["steps"], fact["tokens"], fact["seconds"]) == (200, 9000, 3.5)
 
 
 def test_time_counts_updates_validations_and_checkpoints() -> None:

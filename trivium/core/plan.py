@@ -210,7 +210,9 @@ def forecast(
     per_token = flops_per_token(config, sequence_tokens=length, trainable=trained, frozen_roles=frozen_roles)
     memory = plan_memory(config, recipe, machine=machine, trainable=trained, frozen_roles=frozen_roles, ranks=ranks)
     size = checkpoint_size(config, recipe, trainable=trained)
-    kept = (recipe.train.keep_checkpoints + 1) * size + _MASTER_BYTES[recipe.model.dtype] * parameters
+    # One more than is kept: the next is written before the oldest goes.
+    kept = min(recipe.train.keep_checkpoints + 1, _times(steps, recipe.train.checkpoint_every))
+    disk = kept * size + _MASTER_BYTES[recipe.model.dtype] * parameters
     basis = "no measurement"
     if seconds_per_update is not None:
         basis = "measured updates"
@@ -226,7 +228,7 @@ def forecast(
         flops=per_token * per_update * steps,
         memory=memory,
         checkpoint_bytes=size,
-        disk_bytes=kept,
+        disk_bytes=disk,
         seconds=_seconds(recipe, steps, seconds_per_update, per_update, validation_tokens, size),
         basis=basis,
     )
@@ -319,11 +321,15 @@ def _seconds(
     """Updates, validations (a forward pass costs a third of an update) and checkpoints."""
     if update is None:
         return None
-    train, tenth = recipe.train, max(1, steps // 10)
-    validations = math.ceil(steps / (train.validate_every or tenth)) if validation_tokens else 0
-    saves = math.ceil(steps / (train.checkpoint_every or tenth))
     forward = update * validation_tokens / update_tokens / 3
-    return steps * update + validations * forward + saves * checkpoint / CHECKPOINT_BYTES_PER_SECOND
+    validating = _times(steps, recipe.train.validate_every) * forward
+    saving = _times(steps, recipe.train.checkpoint_every) * checkpoint / CHECKPOINT_BYTES_PER_SECOND
+    return steps * update + validating + saving
+
+
+def _times(steps: int, every: int | None) -> int:
+    """How often something happens that is due every `every` updates (default: a tenth of the run) and at the end."""
+    return math.ceil(steps / (every or max(1, steps // 10)))
 
 
 def refuse_if_impossible(plan: Forecast, machine: Machine) -> None:
@@ -382,6 +388,32 @@ SCORED = {
     "flops": "Floating-point operations",
 }
 """Figures that are compared, in the order of the report."""
+
+
+def measure(
+    run_dir: Path, *, parameters: int, steps: int, tokens: int, seconds: float, keep: int, device: str = "cpu"
+) -> dict[str, float]:
+    """What a finished run needed, under the names of the forecast; `forecast.json` holds it under `fact`.
+
+    Disk is what the run took at most: one checkpoint more than is kept, while the next was being written.
+    """
+    sizes = [folder_bytes(path) for path in (run_dir / "checkpoints").glob("step-*")]
+    written = len(sizes) + (len(sizes) >= keep)
+    checkpoint = max(sizes, default=0)
+    return {
+        "parameters": parameters,
+        "steps": steps,
+        "tokens": tokens,
+        "seconds": seconds,
+        "peak_memory_bytes": memory_bytes(device).peak,
+        "checkpoint_bytes": checkpoint,
+        "disk_bytes": written * checkpoint + folder_bytes(run_dir / "final"),
+    }
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files in a folder and below."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def score(forecast: Mapping[str, Any], fact: Mapping[str, Any]) -> list[Score]:
