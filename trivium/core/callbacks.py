@@ -143,8 +143,8 @@ class Sample(Callback):
             self.write(trainer)
 
     def update_end(self, trainer: Trainer, update: Update, result: StepResult, tokens: int) -> None:
-        """Samples when it is time."""
-        if due(trainer.progression.step, self.every, trainer.total):
+        """Samples when it is time; a model that has just gone wrong has nothing to say."""
+        if due(trainer.progression.step, self.every, trainer.total) and result.finite:
             self.write(trainer)
 
     def write(self, trainer: Trainer) -> None:
