@@ -9,10 +9,6 @@ Shapes: query [T, H, C]; key, value [T, K, C]; result [T, H, C].
 
 from __future__ import annotations
 
-import functools
-import itertools
-import sys
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,10 +18,16 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from trivium.data.batch import Layout
 from trivium.models.cache import KVCache
+from trivium.models.ragged import causal_mask, equal_neighbours, heads_first, ragged_attention
 
 
 class Attend(Protocol):
-    """The planned attention of one forward pass; `layer` finds the layer's part of the cache."""
+    """The planned attention of one forward pass; `layer` finds the layer's part of the cache.
+
+    compiles: whether torch.compile can trace it without compiling anew for every layout.
+    """
+
+    compiles: bool
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """[T, H, C] from query [T, H, C], key and value [T, K, C]."""
@@ -46,21 +48,10 @@ class Plan:
     attend: Attend
 
 
-def causal_mask(queries: int, keys: int, *, window: int | None, device: torch.device) -> Tensor:
-    """[queries, keys] True where the query may look; the last query stands at the last key."""
-    at = torch.arange(keys - queries, keys, device=device).unsqueeze(1)
-    other = torch.arange(keys, device=device)
-    seen = other <= at
-    return seen if window is None else seen & (other > at - window)
-
-
-def _heads_first(x: Tensor, length: int) -> Tensor:
-    """[n * length, heads, C] -> [n, heads, length, C], without a copy."""
-    return x.view(-1, length, x.shape[1], x.shape[2]).transpose(1, 2)
-
-
 class UniformAttention:
     """All sequences are equally long: one call, no copies."""
+
+    compiles = True
 
     def __init__(self, length: int, *, window: int | None, device: torch.device) -> None:
         self.length = length
@@ -71,9 +62,9 @@ class UniformAttention:
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """See `Attend`."""
         out = scaled_dot_product_attention(
-            _heads_first(query, self.length),
-            _heads_first(key, self.length),
-            _heads_first(value, self.length),
+            heads_first(query, self.length),
+            heads_first(key, self.length),
+            heads_first(value, self.length),
             attn_mask=self.mask,
             is_causal=self.mask is None,
             dropout_p=dropout,
@@ -85,7 +76,10 @@ class UniformAttention:
 class RaggedAttention:
     """Sequences of several lengths: one call for each run of neighbours of the same length."""
 
+    compiles = True
+
     def __init__(self, layout: Layout, *, window: int | None, device: torch.device) -> None:
+        self.lengths = torch.tensor(layout.lengths)
         self.runs = list(equal_neighbours(layout.lengths))
         self.window = window
         self.longest = max(layout.lengths, default=0)
@@ -99,6 +93,9 @@ class RaggedAttention:
         """See `Attend`."""
         if not dropout and self.ends is not None and query.dtype in (torch.float16, torch.bfloat16):
             return self._flash(query, key, value, self.ends)
+        if not dropout and query.device.type == "cpu" and torch.compiler.is_compiling():
+            attended: tuple[Tensor, Tensor] = ragged_attention(query, key, value, self.lengths, self.window)
+            return attended[0]
         sizes = [end - start for start, end, _ in self.runs]
         parts = zip(*(torch.split(x, sizes) for x in (query, key, value)), self.runs, strict=True)
         results = [self.calls[length](q, k, v, layer=layer, dropout=dropout) for q, k, v, (_, _, length) in parts]
@@ -117,22 +114,14 @@ class RaggedAttention:
         return out
 
 
-def equal_neighbours(lengths: Iterable[int]) -> Iterator[tuple[int, int, int]]:
-    """(first token, one past the last, length of each sequence) of each run of equally long sequences."""
-    at = 0
-    for length, run in itertools.groupby(lengths):
-        end = at + length * len(list(run))
-        if end > at:
-            yield at, end, length
-        at = end
-
-
 class CachedAttention:
     """New tokens look at themselves and at what the cache holds of their row; their keys and values are stored.
 
     With rotary scaling that depends on the length (dynamic, longrope), a stored key keeps the angle of the length at
     which it was computed, as in transformers; beyond the original context this is not the same as starting anew.
     """
+
+    compiles = False
 
     def __init__(self, cache: KVCache, layout: Layout, *, window: int | None, device: torch.device) -> None:
         self.cache = cache
@@ -195,33 +184,10 @@ class CachedAttention:
             store[row, :, self.past[row] : self.past[row] + end - start] = new[start:end].transpose(0, 1)
 
 
-class Opaque:
-    """Keeps torch.compile out of `attend`, which it would compile again for every layout."""
-
-    def __init__(self, attend: Attend) -> None:
-        self.attend = attend
-        # Asking for the exemption imports the compiler, so it is asked for only where the compiler is in use.
-        self.call = _exempt_call() if "torch._dynamo" in sys.modules else _call
-
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
-        """See `Attend`."""
-        return self.call(self.attend, query, key, value, layer, dropout)
-
-
-def _call(attend: Attend, query: Tensor, key: Tensor, value: Tensor, layer: int, dropout: float) -> Tensor:
-    return attend(query, key, value, layer=layer, dropout=dropout)
-
-
-@functools.cache
-def _exempt_call() -> Callable[..., Tensor]:
-    exempt: Callable[..., Tensor] = torch.compiler.disable(_call)  # type: ignore[no-untyped-call]
-    return exempt
-
-
 def plan_attention(layout: Layout, *, window: int | None, device: torch.device, cache: KVCache | None = None) -> Attend:
     """The cheapest attention that is right for `layout`."""
     if cache is not None:
-        return Opaque(CachedAttention(cache, layout, window=window, device=device))
+        return CachedAttention(cache, layout, window=window, device=device)
     if layout.uniform:
         return UniformAttention(layout.uniform, window=window, device=device)
-    return Opaque(RaggedAttention(layout, window=window, device=device))
+    return RaggedAttention(layout, window=window, device=device)

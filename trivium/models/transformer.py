@@ -8,7 +8,9 @@ Shapes: T tokens, D width, V vocabulary, H query heads, K key/value heads, C wid
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -244,9 +246,18 @@ class Transformer(nn.Module):
     def run_blocks(self, hidden: Tensor, plan: Plan, blocks: Iterable[nn.Module] | None = None) -> Tensor:
         """[T, D] -> [T, D] through `blocks` (default: all)."""
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
-        for block in self.blocks if blocks is None else blocks:
-            if recompute:
-                hidden = torch.utils.checkpoint.checkpoint(block, hidden, plan, use_reentrant=False)
-            else:
-                hidden = block(hidden, plan)
+        with nullcontext() if plan.attend.compiles else _uncompiled():
+            for block in self.blocks if blocks is None else blocks:
+                if recompute:
+                    hidden = torch.utils.checkpoint.checkpoint(block, hidden, plan, use_reentrant=False)
+                else:
+                    hidden = block(hidden, plan)
         return hidden
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Runs compiled blocks eagerly, where compiling would cost more than it saves."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and asking would import the compiler
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
