@@ -208,6 +208,10 @@ def fail_everywhere(scenario: Scenario, root: Path, kind: str, stride: int, monk
         folder = root / f"{number}"
         shutil.copytree(pristine, folder)
         succeeded, hit = attempt(scenario.act, folder, Fault(kind, number))
+        if kind != "killed" and not scenario.exchange:
+            assert (folder / "thing").exists(), f"after an error, the old artifact must have its name back: {hit}"
+        if kind == "input/output error" and ": fsync of" in hit:
+            assert not succeeded, f"what may not be on the disk must not be called written: {hit}"
         found = scenario.seen(folder)
         assert found in scenario.allowed, hit
         assert found == scenario.allowed[-1] or kind != "short write" or not succeeded, hit

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from trivium.artifacts import faults, writer
+from trivium.artifacts import faults, manifest, writer
 from trivium.artifacts.checkpoints import CheckpointStore
 from trivium.artifacts.manifest import verify
 from trivium.artifacts.writer import JsonLines, write_artifact, write_file
@@ -85,7 +85,8 @@ class Disk:
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """An empty folder on a watched disk; one thread, so that the calls have an order."""
-    monkeypatch.setattr(writer, "THREADS", 1)
+    for module in (writer, manifest):
+        monkeypatch.setattr(module, "THREADS", 1)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     root = tmp_path / "disk"
     root.mkdir()

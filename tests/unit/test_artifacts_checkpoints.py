@@ -135,13 +135,17 @@ def test_an_unreadable_checkpoint_is_skipped_but_not_set_aside(tmp_path: Path) -
         save(store, step)
 
     def fail(operation: str, path: Path) -> None:
-        if operation == "read" and "step-00000002" in str(path):
+        if operation == "read" and unreadable in str(path):
             raise OSError(errno.EIO, "Input/output error", str(path))
 
+    unreadable = "step-00000002"
     faults.hook = fail
     assert store.latest() == store.path(1)
     assert "skipped" in store.messages[0]
+    unreadable = "step-00000001"
+    store.prune()
     faults.hook = None
+    assert store.steps() == [1, 2]
     assert store.latest() == store.path(2)
 
 

@@ -208,8 +208,8 @@ def test_names_that_leave_the_folder_are_refused(name: str, tmp_path: Path) -> N
         inside(tmp_path, name)
     make(tmp_path / "a")
     (tmp_path / "a" / MANIFEST).write_bytes(Manifest({name: FileEntry(0, "0" * 64)}).to_bytes())
-    with pytest.raises(ArtifactError):
-        verify(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="outside its folder"):
+        read_manifest(tmp_path / "a")
 
 
 def test_a_link_that_leaves_is_refused_and_one_that_stays_is_not(tmp_path: Path) -> None:

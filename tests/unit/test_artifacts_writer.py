@@ -201,6 +201,17 @@ def test_two_writers_of_the_same_target(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "weights").read_text() == "first"
 
 
+def test_a_folder_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ArtifactError, match="something else"),
+        write_artifact(tmp_path / "a", kind="model", replace=True) as folder,
+    ):
+        (folder / "weights").write_text("x")
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "thesis.txt").write_text("years of work")
+    assert (tmp_path / "a" / "thesis.txt").exists()
+
+
 def test_without_locks_nothing_is_ever_taken_for_a_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOTSUP, "locks")
@@ -246,6 +257,26 @@ def test_a_torn_last_line_is_ignored_and_then_removed(tail: bytes, tmp_path: Pat
     again = JsonLines(lines.path)
     again.append({"step": 2})
     assert lines.path.read_bytes() == b'{"step": 0}\n{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_line_that_failed_half_way_does_not_spoil_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = JsonLines(tmp_path / "m")
+    lines.append({"step": 1})
+    calls = iter([4, OSError(errno.ENOSPC, "No space left on device")])
+
+    def full(operation: str, path: Path) -> int | None:
+        result = next(calls) if operation == "write" else None
+        if isinstance(result, OSError):
+            raise result
+        return result
+
+    monkeypatch.setattr(faults, "hook", full)
+    with pytest.raises(DiskFull):
+        lines.append({"step": 2})
+    monkeypatch.setattr(faults, "hook", None)
+    assert lines.path.read_bytes().endswith(b'\n{"st')
+    lines.append({"step": 3})
+    assert lines.read() == [{"step": 1}, {"step": 3}]
 
 
 def test_cut_back_keeps_lines_byte_for_byte(tmp_path: Path) -> None:
