@@ -59,7 +59,7 @@ def installation(tmp_path, monkeypatch):
         "lib/test/test_shapes.py": SHAPES,
         "lib/_hidden.py": SHAPES,
         "lib/broken.py": '"""A docstring long enough to be documentation, in a file of Python 2."""\nprint "no"\n',
-        "lib/pydoc_data/topics.py": "topics = {'assert': 'The assert statement\\n\\nAssertions are a convenient way.',}",
+        "lib/pydoc_data/topics.py": "topics = {'assert': 'The assert statement\\n\\nAssertions are convenient.',}",
         "site/pack/__init__.py": '"""A package that does one thing, and does it reasonably well on good days."""\n',
         "site/pack/deep/inner.py": SHAPES,
         "site/pack/guide.rst": "Guide\n=====\n\n" + "This is how the package is used by most people on most days. " * 8,
