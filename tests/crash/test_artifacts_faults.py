@@ -2,7 +2,7 @@
 
 For each scenario the N-th call fails, for N = 1, 2, ... until none fails any more. Whatever happens, a reader then
 finds what was there before or what was to be written, whole; the same operation, done again, succeeds and leaves no
-trace of the failure. The default run takes a part of the calls; `-m crash` takes all of them.
+trace of the failure. The default run takes a part of the calls, `-m "slow and crash"` all.
 """
 
 from __future__ import annotations
@@ -230,6 +230,7 @@ def test_some_calls_fail(name: str, kind: str, tmp_path: Path, monkeypatch: pyte
     assert fail_everywhere(SCENARIOS[name], tmp_path, kind, 7, monkeypatch) >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.crash
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SCENARIOS)

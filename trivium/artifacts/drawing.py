@@ -12,7 +12,7 @@ from trivium.artifacts.graph import Edge, Graph, Node
 from trivium.artifacts.layout import Layout, Slot, lay_out
 
 _WIDTH, _HEIGHT = 184.0, 60.0
-_SLOT, _GAP, _BETWEEN, _MARGIN = 18.0, 16.0, 66.0, 10.0
+_SLOT, _GAP, _BETWEEN, _MARGIN = 18.0, 14.0, 66.0, 3.0
 _LABEL_HEIGHT, _LABEL_CHARACTER = 13.0, 6.2
 _NAME_CHARACTERS = 21
 _HUES = {"model": 212, "checkpoint": 186, "tokenizer": 282, "adapter": 150, "tokens": 32, "dataset": 32, "index": 330}
@@ -73,7 +73,8 @@ def render_figure(graph: Graph) -> str:
     """An HTML fragment with the graph drawn twice: four nodes wide, and two for narrow windows, which see only that."""
     return (
         "<style>.lineage-figure{overflow-x:auto}.lineage-figure .for-narrow{display:none}"
-        "@media(max-width:640px){.lineage-figure .for-narrow{display:block}.lineage-figure .for-wide{display:none}}"
+        "@media(max-width:640px){.lineage-figure .for-narrow{display:block}.lineage-figure .for-wide{display:none}"
+        ".lineage-figure .lineage{max-width:none}}"
         "</style>"
         f'<div class="lineage-figure"><div class="for-wide">{render_svg(graph)}</div>'
         f'<div class="for-narrow">{render_svg(graph, columns=2)}</div></div>'
