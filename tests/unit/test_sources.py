@@ -289,6 +289,8 @@ def test_a_parquet_file_that_was_cut_off(tmp_path):
         (lambda folder: folder / "nothing.jsonl", "no such file", "check the path"),
         (lambda folder: _file(folder / "corpus.jsonl").with_name("korpus.jsonl"), "no such file", "corpus.jsonl"),
         (lambda folder: folder / "pydoc", "no such file", "pydocs"),
+        (lambda folder: folder / ("x" * 5000), "no such file", "check the path"),
+        (lambda folder: folder / "a\0b", "no such file", "check the path"),
         (lambda folder: _file(folder / "a.xyz"), "not known from its name", "format"),
         (lambda folder: _file(folder / "a.txt"), "no documents", "not empty"),
         (lambda folder: _file(folder / "a.jsonl"), "no documents", "not empty"),

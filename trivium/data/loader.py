@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -142,10 +143,10 @@ class Loader:
         With several ranks, rank r gets the rows r, r + world, ... and all ranks the same number of batches.
         """
         size = micro_rows or self.micro_rows
-        rows = [row for walk in self._walks for row in walk.in_order()]
-        mine = rows[self.rank :: self.world]
-        for start in range(0, -(-len(rows) // self.world), size):
-            yield self._batch(mine[start : start + size], size)
+        rows = chain.from_iterable(walk.in_order() for walk in self._walks)
+        mine = islice(rows, self.rank, None, self.world)
+        for _ in range(0, -(-self.rows_per_epoch // self.world), size):
+            yield self._batch(list(islice(mine, size)), size)
 
     def _rows_of(self, index: int) -> list[Ints]:
         """This rank's rows of an update."""

@@ -24,6 +24,7 @@ from trivium.artifacts.manifest import MANIFEST, RECORD, content_hash
 from trivium.artifacts.record import Parent, parent_of
 from trivium.data.documents import Document
 from trivium.data.intake import InputFile, Intake, Row
+from trivium.data.plain import unreadable
 from trivium.errors import DataError
 from trivium.nearest import nearest
 from trivium.recipe import Source
@@ -78,7 +79,7 @@ def fingerprint(source: Source) -> str:
     """What the documents or rows of a source depend on: the content, the names, and how they are read."""
     built_in = _built_in(source)
     path = Path(source.path).expanduser()
-    if built_in is None and not path.exists():
+    if built_in is None and not _exists(path):
         raise _missing(path)
     content = content_hash(path) if built_in is None else str(built_in.fingerprint())
     return hashlib.sha256(json.dumps([path.name, content, source.format, source.text_field]).encode()).hexdigest()
@@ -103,11 +104,13 @@ def _guarded(items: Iterator[Item], intake: Intake) -> Iterator[Item]:
         yield from items
     except DataError as error:
         intake.reject(error)
+    except OSError as error:
+        intake.reject(unreadable(Path(str(error.filename)), error))
 
 
 def _built_in(source: Source) -> ModuleType | None:
     reader = _readers().get(source.path)
-    if reader is None or not getattr(reader, "BUILT_IN", False) or Path(source.path).exists():
+    if reader is None or not getattr(reader, "BUILT_IN", False) or _exists(Path(source.path)):
         return None
     return reader
 
@@ -116,11 +119,11 @@ def _files(source: Source, intake: Intake) -> Iterator[tuple[InputFile, ModuleTy
     """The files of a source and what reads each of them."""
     path = Path(source.path).expanduser()
     forced = _forced(source)
+    if not _exists(path):
+        raise _missing(path)
     if path.is_dir():
         yield from _folder(path, forced, intake)
         return
-    if not path.exists():
-        raise _missing(path)
     reader = forced or _by_extension(path)
     if reader is None:
         raise DataError(
@@ -199,9 +202,16 @@ def _extensions(*, rows_only: bool = False) -> list[str]:
     return sorted({extension for reader in readers for extension in reader.EXTENSIONS})
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # no permission, too long, a NUL character: no file that could be read
+        return False
+
+
 def _missing(path: Path) -> DataError:
     built_in = [name for name, reader in _readers().items() if getattr(reader, "BUILT_IN", False)]
-    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    beside = [entry.name for entry in path.parent.iterdir()] if _exists(path.parent) and path.parent.is_dir() else []
     near = nearest(path.name, [*beside, *built_in])
     return DataError(
         "there is no such file or folder",

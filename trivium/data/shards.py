@@ -91,7 +91,10 @@ def _tokenizer_parent(tokenizer: Tokenizer) -> Parent:
 
 def is_tokens(path: Path) -> bool:
     """Whether a folder holds token shards."""
-    return (path / _FACTS).is_file()
+    try:
+        return (path / _FACTS).is_file()
+    except OSError:  # no path at all; reading it says so
+        return False
 
 
 def open_tokens(folder: Path, tokenizer: Tokenizer) -> TokenisedSource:

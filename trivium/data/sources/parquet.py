@@ -9,7 +9,7 @@ from trivium.errors import DataError
 
 EXTENSIONS = (".parquet",)
 
-_BATCH_ROWS = 1024
+_BATCH_ROWS = 128
 
 
 def rows(file: InputFile, intake: Intake) -> Iterator[Row]:
