@@ -56,7 +56,7 @@ types: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "The site is in site/index.html"
+	@echo "The site is in site/index.html; its search needs a server: python3 -m http.server -d site"
 
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/startup.py
