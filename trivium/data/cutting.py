@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,12 +44,15 @@ def documents_dataset(
         length=np.concatenate([pieces.length for pieces in found] or [none]),
     )
 
+    boundaries = ends.tolist()
+
     def name_of(sample: int) -> str:
-        shard = int(np.searchsorted(ends, sample, side="right")) - 1
-        at = sample - int(ends[shard])
+        shard = bisect_right(boundaries, sample) - 1
+        at = sample - boundaries[shard]
         pieces = found[shard]
-        name = shards[shard].ids[int(pieces.document[at])]
-        return f"{name}#{int(pieces.piece[at])}" if pieces.cut[pieces.document[at]] else name
+        document = int(pieces.document[at])
+        name = shards[shard].ids[document]
+        return f"{name}#{pieces.piece[at]}" if pieces.cut[document] else name
 
     spans = parts or [("documents", 1.0, 0, len(shards))]
     return Dataset(

@@ -66,7 +66,7 @@ def read_rows(source: Source, intake: Intake) -> Iterator[Row]:
             raise DataError(
                 "rows are needed here, and this file holds plain text",
                 where=file.path,
-                fix=f"use one of {', '.join(_extensions(rows_only=True))}",
+                fix=f"use one of {_extensions(rows_only=True)}",
             )
         for row in _guarded(reader.rows(file, intake), intake):
             found = True
@@ -130,7 +130,7 @@ def _files(source: Source, intake: Intake) -> Iterator[tuple[InputFile, ModuleTy
             "the kind of this file is not known from its name",
             where=path,
             value=path.name,
-            fix=f"name the format (format: jsonl), or use one of {', '.join(_extensions())}",
+            fix=f"name the format (format: jsonl), or use one of {_extensions()}",
         )
     intake.formats[_name(reader)] += 1
     yield InputFile(path, path.name), reader
@@ -157,7 +157,7 @@ def _folder(folder: Path, forced: ModuleType | None, intake: Intake) -> Iterator
             "the folder holds no file that can be read",
             where=folder,
             value=", ".join(f"{count} with {reason}" for reason, count in intake.skipped.items()) or "no files at all",
-            fix=f"use one of {', '.join(_extensions())}, or name the format",
+            fix=f"use one of {_extensions()}, or name the format (format: txt)",
         )
 
 
@@ -197,9 +197,10 @@ def _name(reader: ModuleType) -> str:
     return reader.__name__.rpartition(".")[2]
 
 
-def _extensions(*, rows_only: bool = False) -> list[str]:
+def _extensions(*, rows_only: bool = False) -> str:
     readers = [reader for reader in _readers().values() if not rows_only or hasattr(reader, "rows")]
-    return sorted({extension for reader in readers for extension in reader.EXTENSIONS})
+    plain = {extension for reader in readers for extension in reader.EXTENSIONS if extension.count(".") == 1}
+    return f"{', '.join(sorted(plain))} (also packed: .gz, .zst)"
 
 
 def _exists(path: Path) -> bool:

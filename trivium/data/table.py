@@ -54,20 +54,26 @@ class TokenTable:
         """(inputs, targets) of several sequences, one after the other; IGNORE where nothing is trained."""
         lengths = self.length[sequences]
         total = int(lengths.sum())
-        inputs = np.empty(total, dtype=np.int64)
-        targets = np.full(total, IGNORE, dtype=np.int64)
-        at = 0
-        for shard, start, length in zip(
-            self.shard[sequences].tolist(), self.start[sequences].tolist(), lengths.tolist(), strict=True
-        ):
-            tokens, trained = self.tokens[shard], self.trained[shard]
-            inputs[at : at + length] = tokens[start : start + length]
-            if self.next_token:
-                part = targets[at : at + length]
-                part[:] = tokens[start + 1 : start + 1 + length]
-                if trained is not None:
-                    part[~trained[start + 1 : start + 1 + length]] = IGNORE
-            at += length
+        shards = self.shard[sequences]
+        at = np.arange(total) + np.repeat(self.start[sequences] - (np.cumsum(lengths) - lengths), lengths)
+        if len(sequences) and (shards == shards[0]).all():
+            return self._gather_from(int(shards[0]), at)
+        inputs, targets = np.empty(total, dtype=np.int64), np.empty(total, dtype=np.int64)
+        shard_of_token = np.repeat(shards, lengths)
+        for shard in np.unique(shards).tolist():
+            here = shard_of_token == shard
+            inputs[here], targets[here] = self._gather_from(shard, at[here])
+        return inputs, targets
+
+    def _gather_from(self, shard: int, at: Ints) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(inputs, targets) at these places of one shard."""
+        tokens, trained = self.tokens[shard], self.trained[shard]
+        inputs = tokens[at].astype(np.int64)
+        if not self.next_token:
+            return inputs, np.full(len(at), IGNORE, dtype=np.int64)
+        targets = tokens[at + 1].astype(np.int64)
+        if trained is not None:
+            targets[~trained[at + 1]] = IGNORE
         return inputs, targets
 
     def trained_counts(self) -> Ints:
