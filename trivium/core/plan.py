@@ -12,12 +12,12 @@ key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weigh
     weights      b P, frozen roles included; + 2 P for the copies that autocast keeps in half precision
     gradients    b P' at the end of a backward pass; kept between micro-batches
     optimiser    2 b P' (Adam's two moments)
-    activations  T * (L * block + 4 D * 4), where block counts the tensors each operation keeps for its backward pass:
-                   fp32, gated MLP, RMSNorm    4 (6 D + 2 Q + 2 K + 4 I)     (three for a norm, q k v, output, MLP)
-                   fp32, plain MLP, LayerNorm  4 (4 D + 2 Q + 2 K + 2 I)
-                   half precision              the residual stream stays in 4 bytes, inputs of matrices take 2
-                   packed documents            + Q (attention gathers sequences of one length)
-                 with activation checkpointing T * (L * 4 D + 3.5 block): the inputs, and the block computed again
+    activations  T * (L * block + 8 D), where block counts the tensors each operation keeps for its backward pass:
+                   fp32              4 (4 D + 2 Q + 2 K + M)   (input and result of two norms; q, k, v, attention; MLP)
+                   MLP               M = 3 I gated, 2 I plain
+                   half precision    the residual stream stays in 4 bytes, inputs of matrices take 2
+                   packed documents  + Q (attention gathers sequences of one length)
+                 with activation checkpointing T * (L * 4 D + 4.5 block): the inputs, and the block computed again
     loss         three copies of the largest chunk of logits, and the gradient of the head
 
     peak = runtime + weights + optimiser + max(1.33 activations + loss [+ 2 gradients], gradients + 2 embeddings)
@@ -50,7 +50,7 @@ IMPORTED = 230 * MIB
 FIRST_UPDATE = 110 * MIB
 """What torch takes beyond tensors until the first optimiser step is done."""
 CPU_FACTOR, CUDA_FACTOR = 1.33, 1.1
-RECOMPUTED_BLOCKS = 3.5
+RECOMPUTED_BLOCKS = 4.5
 LOGITS_CHUNK = 1 << 21
 """Logits that exist at a time, `losses.tokens.CHUNK_ELEMENTS`."""
 CHECKPOINT_BYTES_PER_SECOND = 2.5e8
@@ -298,14 +298,13 @@ def activation_bytes(config: ModelConfig, *, half: bool, packed: bool) -> tuple[
     """Bytes that one token leaves for the backward pass: (in each block, around the blocks)."""
     width, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    norm = 3 if config.norm == "rmsnorm" else 2
-    mlp = (4 if config.mlp == "gated" else 2) * inner
+    mlp = (3 if config.mlp == "gated" else 2) * inner
     heads = 2 * queries + 2 * keys + (queries if packed else 0)
     # In half precision each of q, k, v and of gate, up keeps a converted copy of its input.
-    block = 4 * 4 * width + 2 * (5 * width + heads + mlp) if half else 4 * (2 * norm * width + heads + mlp)
+    block = 4 * 2 * width + 2 * (5 * width + heads + mlp) if half else 4 * (4 * width + heads + mlp)
     if config.dropout:
         block += 2 * (4 * width + width)  # the values scaled, and the mask
-    return block, 4 * (norm + 1) * width
+    return block, 4 * 2 * width
 
 
 def checkpoint_size(config: ModelConfig, recipe: Recipe, *, trainable: int | None = None) -> int:
