@@ -28,8 +28,8 @@ BUILT_IN = True
 EXTENSIONS = ()
 
 _SKIPPED = re.compile(
-    r"(^|[/.])(tests?|testing|test_[^/]*|[^/]*_test|conftest|_?vendor(ed)?|_?vendored_packages|extern|externals|site-packages"
-    r"|dist-packages|__pycache__|__main__|third_party|examples?|benchmarks?|node_modules|turtledemo|lib2to3)([/.]|$)"
+    r"(^|[/.])(tests?|testing|test_[^/]*|[^/]*_test|conftest|benchmarks?|examples?|turtledemo|lib2to3|__main__"
+    r"|_?vendor(ed)?|extern|externals|third_party|site-packages|dist-packages|node_modules|__pycache__)([/.]|$)"
 )
 _PRIVATE = re.compile(r"(^|/)_(?!_init__\.py)")
 _PYTHON_LICENCE = "PSF-2.0"
