@@ -31,9 +31,9 @@ train: {steps: 10, learning_rat: 0.1}
 
 FIRST_USE = """
 import torch
-from trivium.models.build import build_model
-from trivium.models.config import ModelConfig
-model = build_model(ModelConfig(family="llama", vocab_size=64, hidden_size=32, num_layers=2, num_heads=2), seed=0)
+from trivium.models.build import build_model, preset
+shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_layers": 2, "num_heads": 2}
+model = build_model(preset("llama-1m", shape), seed=0)
 model(torch.zeros(1, 4, dtype=torch.int64))
 """
 
@@ -42,6 +42,34 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
 LlamaForCausalLM(config)(torch.zeros(1, 4, dtype=torch.int64))
+"""
+
+FOLDER = """
+import sys
+from pathlib import Path
+from trivium.models.build import build_model, preset
+from trivium.models.folder import save_model
+from trivium.tokenizers.train import train_bpe
+folder = Path(sys.argv[1])
+tokenizer = train_bpe(["return the list of the line"] * 9, vocab_size=280)
+tokenizer.save(folder)
+config = preset("llama-1m", {"vocab_size": tokenizer.vocab_size})
+save_model(folder, config, build_model(config, seed=0).state_dict())
+"""
+
+LOAD = """
+import sys
+import trivium
+trivium.load(sys.argv[1]).generate("return", max_new_tokens=1, temperature=0)
+"""
+
+LOAD_TRANSFORMERS = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+inputs = tokenizer("return", return_tensors="pt", return_token_type_ids=False)
+model.generate(**inputs, max_new_tokens=1, do_sample=False)
 """
 
 TARGETS = {"import trivium": 0.15, "trivium --help": 0.3, "typo in a recipe": 1.0}
@@ -54,6 +82,9 @@ def cases(folder: Path) -> dict[str, tuple[list[str], int]]:
     """Name -> (command, expected exit code)."""
     recipe = folder / "typo.yaml"
     recipe.write_text(TYPO, encoding="utf-8")
+    model = folder / "model"
+    model.mkdir()
+    seconds([sys.executable, "-c", FOLDER, str(model)], 0, folder)
     python = [sys.executable, "-c"]
     trivium = [sys.executable, "-m", "trivium"]
     found = {
@@ -63,9 +94,11 @@ def cases(folder: Path) -> dict[str, tuple[list[str], int]]:
         "typo in a recipe": ([*trivium, "train", str(recipe)], 2),
         "import torch": ([*python, "import torch"], 0),
         "first use of a model": ([*python, FIRST_USE], 0),
+        "folder to first token": ([*python, LOAD, str(model)], 0),
     }
     if importlib.util.find_spec("transformers"):
-        found["first use of transformers' llama"] = ([*python, FIRST_USE_TRANSFORMERS], 0)
+        found["first use, transformers' llama"] = ([*python, FIRST_USE_TRANSFORMERS], 0)
+        found["folder to first token, transformers"] = ([*python, LOAD_TRANSFORMERS, str(model)], 0)
     return found
 
 
