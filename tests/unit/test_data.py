@@ -152,6 +152,9 @@ def test_documents_are_tokenised_once_for_each_content_and_tokenizer(corpus, tok
     assert len(calls) == first
     opened(corpus, train_bpe([SENTENCE * 20], vocab_size=290), cache=cache)
     assert len(calls) == 2 * first
+    monkeypatch.setattr(shards, "code_fingerprint", lambda: "newer code")
+    opened(corpus, tokenizer, cache=cache)
+    assert len(calls) == 3 * first
     Path(corpus).write_text('{"text": "another corpus"}\n')
     assert opened(corpus, tokenizer, cache=cache).summary()["documents"] == 1
 
@@ -324,6 +327,56 @@ def test_a_pair_is_cut_so_that_both_answers_keep_their_part(tmp_path, tokenizer)
     assert uneven[1] < 12
     assert dataset.lengths.tolist() == [40, 40]
     assert all(any(s.trained) for n in range(2) for s in dataset.sample(n).sequences)
+
+
+def test_a_pair_of_which_one_answer_is_cut_away_has_nothing_to_learn(tmp_path, tokenizer):
+    rows = [{"prompt": "q:", "chosen": " dog", "rejected": " fox"}] * 9
+    rows.append({"prompt": "the dog " * 30, "chosen": " dog", "rejected": " fox"})
+    path = write(tmp_path / "a.jsonl", rows)
+    found = opened(path, tokenizer, kind="preferences", truncation="right", sequence_length=40, max_untrained=0.1)
+    assert found.summary()["dropped"] == {"no trained token is left after truncation": 1}
+
+
+@pytest.mark.parametrize("kind", ["instructions", "preferences", "prompts"])
+def test_rows_from_the_cache_are_the_same(tmp_path, tokenizer, kind, monkeypatch):
+    rows = {
+        "instructions": [question(n) for n in range(20)],
+        "preferences": [{"prompt": "q", "chosen": f"a{n}", "rejected": "b", "margin": n / 3} for n in range(20)],
+        "prompts": [{"prompt": f"q{n}", "answer": n} for n in range(20)],
+    }[kind]
+    paths = [write(tmp_path / f"{n}.jsonl", [*part, {"x": 1}]) for n, part in enumerate((rows[:7], rows[7:]))]
+    train = [{"path": path, "weight": n + 1} for n, path in enumerate(paths)]
+    memory = opened(train, tokenizer, kind=kind, sequence_length=64, on_error="quarantine")
+    for _ in range(2):
+        options = {"kind": kind, "sequence_length": 64, "on_error": "quarantine"}
+        disk = opened(train, tokenizer, cache=tmp_path / "cache", **options)
+        assert disk.fingerprint() == memory.fingerprint()
+        assert disk.summary() == memory.summary()
+        assert disk.parts == memory.parts
+        assert [disk.sample(n) for n in range(20)] == [memory.sample(n) for n in range(20)]
+        if kind != "prompts":  # from now on nothing is encoded
+            monkeypatch.setattr(f"trivium.data.{kind}.encode_row", None)
+
+
+def test_the_cache_of_rows_follows_content_and_settings(tmp_path, tokenizer):
+    cache = tmp_path / "cache"
+    path = write(tmp_path / "a.jsonl", [question(n) for n in range(20)])
+
+    def fingerprint(**options) -> str:
+        return opened(
+            path, tokenizer, kind="instructions", cache=cache, **{"sequence_length": 64, **options}
+        ).fingerprint()
+
+    first = fingerprint()
+    (folder,) = cache.iterdir()
+    damaged = folder / "tokens.bin"
+    damaged.write_bytes(b"\xff" + damaged.read_bytes()[1:])
+    assert fingerprint() == first
+    assert fingerprint(sequence_length=128) == first
+    assert len(list(cache.iterdir())) == 2
+    assert fingerprint(sequence_length=15, truncation="right") != first
+    write(Path(path), [question(n) for n in range(21)])
+    assert fingerprint() != first
 
 
 def test_prompts_keep_their_row(tmp_path, tokenizer):

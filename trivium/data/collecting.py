@@ -1,20 +1,22 @@
-"""Rows of instructions, preferences and prompts as samples in memory."""
+"""Rows of instructions, preferences and prompts as samples: encoded, fitted into rows, and all accounted for."""
 
 from __future__ import annotations
 
 import importlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trivium.data.dataset import Dataset, Kind, Part
 from trivium.data.intake import Intake
 from trivium.data.reading import ROW_SHAPES, read_rows
 from trivium.data.samples import Sample, TokenSequence
-from trivium.data.table import TokenTable, narrowest
+from trivium.data.table import Ints, TokenTable, narrowest
 from trivium.errors import DataError, TokenizerError
 from trivium.recipe import DataSection, Source
 
@@ -22,7 +24,62 @@ if TYPE_CHECKING:
     from trivium.tokenizers.tokenizer import Tokenizer
 
 
-def read_samples(source: Source, intake: Intake, *, kind: Kind, tokenizer: Tokenizer) -> Iterator[Sample]:
+@dataclass(frozen=True)
+class Collected:
+    """N samples with Q sequences, T tokens in all.
+
+    tokens, trained: [T].  lengths: [Q] tokens of each sequence.  owners: [N + 1] first sequence of each sample.
+    ids: [N].  fields: [N] each.  rows: [N] the rows as read, for prompts.  ends: samples up to the end of each source.
+    """
+
+    tokens: NDArray[np.unsignedinteger]
+    trained: NDArray[np.bool_]
+    lengths: Ints
+    owners: Ints
+    ids: Sequence[str]
+    fields: Mapping[str, NDArray[np.float32]]
+    rows: Sequence[Mapping[str, Any]] | None
+    ends: Sequence[int]
+    account: Mapping[str, Any]
+
+    def dataset(self, kind: Kind, *, parts: Sequence[Part], tokenizer: Tokenizer) -> Dataset:
+        """The samples as a data set."""
+        next_token = kind != "prompts"
+        table = TokenTable(
+            tokens=[self.tokens],
+            trained=[self.trained] if next_token else [None],
+            shard=np.zeros(len(self.lengths), dtype=np.int64),
+            start=np.cumsum(self.lengths) - self.lengths,
+            length=self.lengths - next_token,
+            next_token=next_token,
+        )
+        return Dataset(
+            kind=kind,
+            table=table,
+            owners=self.owners,
+            parts=parts,
+            name_of=self.ids.__getitem__,
+            tokenizer=tokenizer,
+            fields=self.fields,
+            rows=self.rows,
+            account=self.account,
+        )
+
+
+def collect(sources: Sequence[Source], *, kind: Kind, tokenizer: Tokenizer, settings: DataSection) -> Collected:
+    """Read and encode all samples. DataError if too many of them have nothing to learn."""
+    intake = Intake(settings.on_error)
+    collector = _Collector(kind, tokenizer=tokenizer, settings=settings)
+    ends: list[int] = []
+    for source in sources:
+        for sample in _read(source, intake, kind=kind, tokenizer=tokenizer):
+            collector.add(sample)
+        ends.append(collector.samples)
+    _refuse_untrained(collector, settings, sources)
+    return collector.finish(ends, intake)
+
+
+def _read(source: Source, intake: Intake, *, kind: Kind, tokenizer: Tokenizer) -> Iterator[Sample]:
     """The samples of a source; `trivium/data/<kind>.py` says what a row means."""
     encode_row = importlib.import_module(f"trivium.data.{kind}").encode_row
     shape = source.format if source.format in ROW_SHAPES else "auto"
@@ -36,66 +93,36 @@ def read_samples(source: Source, intake: Intake, *, kind: Kind, tokenizer: Token
             intake.reject(DataError(problem, where=row.where, fix=error.fix))
 
 
-class Collector:
-    """Turns samples into a data set, and keeps account of those that do not become part of it."""
+class _Collector:
+    """Takes in samples one by one, and keeps account of those that do not fit or have nothing to learn."""
 
     def __init__(self, kind: Kind, *, tokenizer: Tokenizer, settings: DataSection) -> None:
-        self.kind = kind
-        self._tokenizer = tokenizer
         self._settings = settings
         self._next_token = kind != "prompts"
-        self._code = "H" if narrowest(tokenizer.vocab_size).itemsize == 2 else "I"
-        self._tokens = array(self._code)
+        self._dtype = narrowest(tokenizer.vocab_size)
+        self._tokens = array("H" if self._dtype.itemsize == 2 else "I")
         self._trained = bytearray()
         self._lengths: list[int] = []
         self._owners = [0]
         self._ids: list[str] = []
         self._rows: list[Mapping[str, Any]] = []
         self._fields: dict[str, list[float]] = {}
+        self._truncated: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
-        self.truncated_tokens = 0
-        self.truncated_samples = 0
 
-    def __len__(self) -> int:
+    @property
+    def samples(self) -> int:
         return len(self._ids)
 
-    def add(self, samples: Iterable[Sample]) -> None:
-        """Take in samples: cut or drop what is too long, drop what has nothing to learn."""
-        for sample in samples:
-            fitting = self._fitted(sample)
-            if fitting is None:
-                continue
-            if self._next_token and not any(any(sequence.trained[1:]) for sequence in fitting.sequences):
-                cut = fitting is not sample
-                self.dropped["no trained token is left after truncation" if cut else "no trained token"] += 1
-                continue
-            self._append(fitting)
-
-    def dataset(self, parts: Sequence[Part], *, account: Mapping[str, Any]) -> Dataset:
-        """What was taken in, as a data set."""
-        tokens = np.frombuffer(self._tokens, dtype=np.dtype(self._code)).astype(narrowest(self._tokenizer.vocab_size))
-        lengths = np.array(self._lengths, dtype=np.int64)
-        table = TokenTable(
-            tokens=[tokens],
-            trained=[np.frombuffer(self._trained, dtype=np.bool_)] if self._next_token else [None],
-            shard=np.zeros(len(lengths), dtype=np.int64),
-            start=np.cumsum(lengths) - lengths,
-            length=lengths - self._next_token,
-            next_token=self._next_token,
-        )
-        return Dataset(
-            kind=self.kind,
-            table=table,
-            owners=np.array(self._owners, dtype=np.int64),
-            parts=parts,
-            name_of=self._ids.__getitem__,
-            tokenizer=self._tokenizer,
-            fields={name: np.array(values, dtype=np.float32) for name, values in self._fields.items()},
-            rows=self._rows if any(self._rows) else None,
-            account=account,
-        )
-
-    def _append(self, sample: Sample) -> None:
+    def add(self, sample: Sample) -> None:
+        """Take in a sample: cut or drop what is too long, drop what has nothing to learn."""
+        fitting = self._fitted(sample)
+        if fitting is None:
+            return
+        if self._next_token and not all(any(sequence.trained[1:]) for sequence in fitting.sequences):
+            cut = fitting is not sample
+            self.dropped["no trained token is left after truncation" if cut else "no trained token"] += 1
+            return
         if self._ids and sample.fields.keys() != self._fields.keys():
             raise DataError(
                 "the rows do not all carry the same numbers",
@@ -103,15 +130,40 @@ class Collector:
                 value=f"{sorted(sample.fields)} here, {sorted(self._fields)} before",
                 fix="give every row the same fields",
             )
-        for sequence in sample.sequences:
+        for sequence in fitting.sequences:
             self._tokens.extend(sequence.ids)
             self._trained.extend(map(bool, sequence.trained))
             self._lengths.append(len(sequence.ids))
         self._owners.append(len(self._lengths))
         self._ids.append(sample.id)
-        self._rows.append(sample.row or {})
+        if sample.row is not None:
+            self._rows.append(sample.row)
         for name, value in sample.fields.items():
             self._fields.setdefault(name, []).append(value)
+
+    def finish(self, ends: Sequence[int], intake: Intake) -> Collected:
+        """What was taken in."""
+        summary = intake.summary()
+        left_out = self.dropped.total() + sum(summary["quarantined"].values())
+        account = {
+            "input": self.samples + left_out,
+            "kept": self.samples,
+            "dropped": dict(self.dropped),
+            **summary,
+            "truncated_samples": self._truncated["samples"],
+            "truncated_tokens": self._truncated["tokens"],
+        }
+        return Collected(
+            tokens=np.frombuffer(self._tokens, dtype=self._tokens.typecode).astype(self._dtype),
+            trained=np.frombuffer(self._trained, dtype=np.bool_),
+            lengths=np.array(self._lengths, dtype=np.int64),
+            owners=np.array(self._owners, dtype=np.int64),
+            ids=self._ids,
+            fields={name: np.array(values, dtype=np.float32) for name, values in self._fields.items()},
+            rows=self._rows or None,
+            ends=ends,
+            account=account,
+        )
 
     def _fitted(self, sample: Sample) -> Sample | None:
         """The sample as it fits a row; None if it is dropped."""
@@ -132,8 +184,7 @@ class Collector:
             self.dropped["longer than a row"] += 1
             return None
         keep = _shares(lengths, room)
-        self.truncated_samples += 1
-        self.truncated_tokens += sum(lengths) - sum(keep)
+        self._truncated.update(samples=1, tokens=sum(lengths) - sum(keep))
         sequences = [
             TokenSequence(sequence.ids[: length + self._next_token], sequence.trained[: length + self._next_token])
             for sequence, length in zip(sample.sequences, keep, strict=True)
@@ -148,3 +199,16 @@ def _shares(lengths: Sequence[int], room: int) -> list[int]:
         keep[at] = min(lengths[at], room // (len(lengths) - done))
         room -= keep[at]
     return keep
+
+
+def _refuse_untrained(collector: _Collector, settings: DataSection, sources: Sequence[Source]) -> None:
+    untrained = sum(count for reason, count in collector.dropped.items() if reason.startswith("no trained token"))
+    total = untrained + collector.samples
+    if untrained > settings.max_untrained * total:
+        raise DataError(
+            f"{untrained} of {total} samples have no trained token ({untrained / total:.1%})",
+            where=", ".join(source.path for source in sources),
+            value=", ".join(f"{reason}: {count}" for reason, count in collector.dropped.items()),
+            fix="raise data.sequence_length if truncation removes the answers; check that the rows have answers; "
+            f"or accept them with data.max_untrained (now {settings.max_untrained})",
+        )

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trivium.data.collecting import Collector, read_samples
+from trivium.data.collecting import collect
 from trivium.data.cutting import documents_dataset
 from trivium.data.dataset import Dataset, Kind, Part
-from trivium.data.intake import Intake
+from trivium.data.sample_cache import collect_on_disk
 from trivium.data.shards import TokenisedSource, is_tokens, open_tokens, tokenise_in_memory, tokenise_on_disk
 from trivium.data.tokenise import TokenShard
 from trivium.errors import DataError
@@ -40,7 +40,7 @@ def open_documents(
         parts=_joined(sources, ends),
         account=_account(accounts, kept=sum(len(shard.lengths) for shard in shards)),
     )
-    return _not_nothing(dataset, sources)
+    return _not_nothing(dataset)
 
 
 def _tokenised(source: Source, tokenizer: Tokenizer, settings: DataSection, cache: Path | None) -> TokenisedSource:
@@ -55,21 +55,12 @@ def open_samples(
     sources: Sequence[Source], *, kind: Kind, tokenizer: Tokenizer, settings: DataSection, cache: Path | None
 ) -> Dataset:
     """Instructions, preferences or prompts; each fits a row and has something to learn."""
-    del cache
-    intake = Intake(settings.on_error)
-    collector = Collector(kind, tokenizer=tokenizer, settings=settings)
-    ends: list[int] = []
-    for source in sources:
-        collector.add(read_samples(source, intake, kind=kind, tokenizer=tokenizer))
-        ends.append(len(collector))
-    _refuse_untrained(collector, settings, sources)
-    account = {
-        **_account([{**intake.summary(), "dropped": collector.dropped}], kept=len(collector)),
-        "truncated_samples": collector.truncated_samples,
-        "truncated_tokens": collector.truncated_tokens,
-    }
-    parts = [Part(name, weight, first, last) for name, weight, first, last in _joined(sources, ends)]
-    return _not_nothing(collector.dataset(parts, account=account), sources)
+    if cache is None or kind == "prompts":  # prompts are quick to encode, and keep their rows
+        found = collect(sources, kind=kind, tokenizer=tokenizer, settings=settings)
+    else:
+        found = collect_on_disk(sources, kind=kind, tokenizer=tokenizer, settings=settings, cache=cache)
+    parts = [Part(*part) for part in _joined(sources, found.ends)]
+    return _not_nothing(found.dataset(kind, parts=parts, tokenizer=tokenizer))
 
 
 def _joined(sources: Sequence[Source], ends: Sequence[int]) -> list[tuple[str, float, int, int]]:
@@ -90,20 +81,7 @@ def _account(accounts: Sequence[Mapping[str, Any]], *, kept: int) -> dict[str, A
     return {"input": total, "kept": kept, **merged}
 
 
-def _refuse_untrained(collector: Collector, settings: DataSection, sources: Sequence[Source]) -> None:
-    untrained = sum(count for reason, count in collector.dropped.items() if reason.startswith("no trained token"))
-    total = untrained + len(collector)
-    if untrained > settings.max_untrained * total:
-        raise DataError(
-            f"{untrained} of {total} samples have no trained token ({untrained / total:.1%})",
-            where=", ".join(source.path for source in sources),
-            value=", ".join(f"{reason}: {count}" for reason, count in collector.dropped.items()),
-            fix="raise data.sequence_length if truncation removes the answers; check that the rows have answers; "
-            f"or accept them with data.max_untrained (now {settings.max_untrained})",
-        )
-
-
-def _not_nothing(dataset: Dataset, sources: Sequence[Source]) -> Dataset:
+def _not_nothing(dataset: Dataset) -> Dataset:
     for part in dataset.parts:
         if part.first == part.last:
             left_out = {**dataset.account["dropped"], **dataset.account["quarantined"]}

@@ -27,7 +27,7 @@ from trivium.data.dedup import PLACES, Signer, clusters, similarity
 from trivium.data.documents import Document
 from trivium.data.intake import Intake, OnError
 from trivium.data.reading import PREPARED_TRAIN, fingerprint, read_documents, source_parent
-from trivium.data.workbench import Part, Workbench, workbench
+from trivium.data.workbench import Part, Workbench, code_fingerprint, workbench
 from trivium.errors import DataError
 from trivium.recipe import Source
 
@@ -35,7 +35,6 @@ TRAIN = PREPARED_TRAIN
 VALIDATION = "documents.validation.jsonl"
 REPORT = "report.json"
 
-_FORMAT = 1
 _PART_BYTES = 8 << 20
 _HASH_BYTES = 16
 
@@ -79,7 +78,7 @@ def prepare_documents(
         "on_error": on_error,
     }
     found = [fingerprint(source) for source in sources]
-    key = hashlib.sha256(json.dumps([_FORMAT, settings, seed, found]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([code_fingerprint(), settings, seed, found]).encode()).hexdigest()
     progress = on_progress or (lambda stage, done: None)
     with workbench(output, key=key) as bench:
         if not _is_done(output, key):

@@ -12,6 +12,7 @@ Shards end after a fixed amount of text, so killed and uninterrupted passes leav
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ from trivium.data.intake import Intake, OnError
 from trivium.data.reading import fingerprint, read_documents, source_parent
 from trivium.data.table import narrowest
 from trivium.data.tokenise import SHARD_BYTES, TokenShard, tokenise
-from trivium.data.workbench import Workbench, workbench
+from trivium.data.workbench import Workbench, code_fingerprint, workbench
 from trivium.errors import ArtifactError, DataError
 from trivium.recipe import Source
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from trivium.tokenizers.tokenizer import Tokenizer
 
 _FACTS = "tokens.json"
-_FORMAT = 1
 _INDEX = np.dtype([("tokens", "<u4"), ("bytes", "<u4"), ("id_end", "<u8")])
 
 
@@ -66,14 +66,15 @@ def tokenise_on_disk(
     Shards that are damaged are made again.
     """
     content = fingerprint(source)
-    key = f"{content[:24]}-{tokenizer.fingerprint()[:16]}-{on_error}-{_FORMAT}"
+    depends = [code_fingerprint(), content, tokenizer.fingerprint(), on_error, shard_bytes]
+    key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]
     target = cache / f"tokens-{key}"
     with workbench(target, key=key) as bench:
-        if target.exists() and not _is_whole(target):
+        if target.exists() and not is_whole(target):
             remove_artifact(target)
         if not target.exists():
             facts = _tokenise_parts(source, tokenizer, on_error, bench, shard_bytes)
-            parents = [source_parent(source, "documents"), _tokenizer_parent(tokenizer)]
+            parents = [source_parent(source, "documents"), tokenizer_parent(tokenizer)]
             with write_artifact(target, kind="tokens", parents=parents, config=source.model_dump()) as folder:
                 for number, part in enumerate(bench.parts):
                     for name, path in part.files.items():
@@ -82,7 +83,8 @@ def tokenise_on_disk(
     return open_tokens(target, tokenizer)
 
 
-def _tokenizer_parent(tokenizer: Tokenizer) -> Parent:
+def tokenizer_parent(tokenizer: Tokenizer) -> Parent:
+    """The tokenizer as a parent in the lineage of what it encoded."""
     folder = Path(tokenizer.where)
     if folder.is_dir():
         return parent_of(folder, "tokenizer")
@@ -123,7 +125,6 @@ def _tokenise_parts(
     for shard in tokenise(documents, tokenizer, shard_bytes=shard_bytes):
         bench.commit(_files(shard), {"documents": len(shard.lengths)})
     return {
-        "format": _FORMAT,
         "dtype": narrowest(tokenizer.vocab_size).str,
         "tokenizer": tokenizer.fingerprint(),
         "shards": len(bench.parts),
@@ -177,7 +178,8 @@ class _Names(Sequence[str]):
         return self._text[start : int(self._ends[number])].tobytes().decode()
 
 
-def _is_whole(target: Path) -> bool:
+def is_whole(target: Path) -> bool:
+    """Whether an artifact is there and undamaged."""
     try:
         verify(target)
     except ArtifactError:
