@@ -123,7 +123,7 @@ def test_nothing_to_train_on_is_an_error(tmp_path, tokenizer):
     empty = write(tmp_path / "b.jsonl", [{"text": 1}])
     full = write(tmp_path / "c.jsonl", [{"text": "x"}])
     with pytest.raises(DataError, match=r"nothing is left[\s\S]*b\.jsonl"):
-        opened([{"path": full, "weight": 1}, {"path": empty, "weight": 1}], tokenizer, on_error="quarantine")
+        opened([{"path": full, "weight": 2}, {"path": empty}], tokenizer, on_error="quarantine")
 
 
 # On the disk

@@ -242,6 +242,9 @@ def test_a_mixture_draws_in_its_shares_and_walks_each_source_in_its_own_epochs(t
 def test_without_weights_sources_follow_each_other(tokenizer, tmp_path):
     train = [write_rows(tmp_path / f"{name}.jsonl", texts(count, name)) for name, count in (("a", 30), ("b", 5))]
     plain = loader(opened(train, tokenizer), packing="none")
+    dumped = DataSection.model_validate(DataSection(train=train).model_dump()).train
+    again = opened([source.model_dump() for source in dumped], tokenizer)
+    assert loader(again, packing="none").sample_ids(0) == plain.sample_ids(0), "defaults written out change nothing"
     seen = Counter(name for row in range(plain.rows_per_epoch) for name in [plain.sample_ids(row)[0][0]][:1])
     assert len(plain.dataset.parts) == 1
     assert seen["a"] > 2 * seen["b"]

@@ -169,8 +169,8 @@ def open_dataset(
 ) -> Dataset:
     """Read, tokenise and check the sources.
 
-    Sources are a mixture if any of them has a `weight`; otherwise they are simply one after the other, each row
-    once an epoch.
+    Sources are a mixture if any of them has a `weight` other than 1; otherwise they are simply one after the other,
+    each row once an epoch.
     cache: folder in which tokenised documents are kept for the next start; None: everything stays in memory.
 
     Raises DataError for what cannot be read or must not be trained on.

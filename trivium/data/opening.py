@@ -64,8 +64,8 @@ def open_samples(
 
 
 def _joined(sources: Sequence[Source], ends: Sequence[int]) -> list[tuple[str, float, int, int]]:
-    """(name, weight, first, last) of each source of a mixture, or of all sources as one where none has a weight."""
-    if not any("weight" in source.model_fields_set for source in sources):
+    """(name, weight, first, last) of each source of a mixture, or of all sources as one where all weights are 1."""
+    if all(source.weight == 1 for source in sources):
         return [(", ".join(source.path for source in sources), 1.0, 0, ends[-1])]
     starts = [0, *ends[:-1]]
     return [(source.path, source.weight, start, end) for source, start, end in zip(sources, starts, ends, strict=True)]

@@ -68,7 +68,7 @@ def prepare_documents(
     and decided by its name and the seed alone. Of duplicates one stays; where one of them is held out, none
     stays in the training data. Killed and started again, it goes on where it was.
 
-    Takes 0.5 kB of memory a document beyond the part that is being read. Raises DataError.
+    Takes about 1 kB of memory a document beyond the part that is being read. Raises DataError.
     """
     sources = [sources] if isinstance(sources, Source) else list(sources)
     settings = {
