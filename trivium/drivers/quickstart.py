@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from trivium.inference.model import LanguageModel
 
 
+_QUICK = {"validation_batches": 8, "compile": "off"}
+"""A small model trains for minutes: whole validations and compiling would take a good part of them."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """How much of everything; the default takes some minutes on two cores, tests use a tiny one.
@@ -48,11 +52,11 @@ class Scale:
 
     sources: tuple[str, ...] = ("pydocs",)
     vocab_size: int = 4096
-    preset: str = "llama-3m"
+    preset: str = "llama-1m"
     shape: dict[str, Any] = field(default_factory=dict)
     sequence_length: int = 256
-    pretrain: dict[str, Any] = field(default_factory=lambda: {"tokens": 5_000_000, "batch_size": 16, "lr": 3e-3})
-    tune: dict[str, Any] = field(default_factory=lambda: {"epochs": 1, "batch_size": 16, "lr": 1e-3})
+    pretrain: dict[str, Any] = field(default_factory=lambda: {"tokens": 3_000_000, "batch_size": 8, "lr": 4e-3, **_QUICK})
+    tune: dict[str, Any] = field(default_factory=lambda: {"tokens": 800_000, "batch_size": 8, "lr": 1.5e-3, **_QUICK})
     samples: int = 6
 
 
