@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trivium.data.batch import IGNORE
 
@@ -66,9 +67,7 @@ def _chunks(index: Tensor, vocabulary: int) -> Iterator[tuple[slice, Tensor]]:
 
 def _log_softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """[N, D] -> [N, V] log-probabilities in float32 at least."""
-    logits = hidden @ weight.t()
-    if bias is not None:
-        logits = logits + bias
+    logits = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
     return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 

@@ -203,7 +203,8 @@ class Transformer(nn.Module):
         hidden = self.final_norm(hidden)
         if then is not None:
             return then(hidden, self.head)
-        return self.head(hidden).view(*shape, -1)
+        logits = self.head(hidden)
+        return logits.view(*shape, logits.shape[-1])
 
     def plan(self, layout: Layout, *, device: torch.device, cache: KVCache | None = None) -> Plan:
         """Everything the blocks share for tokens that lie as `layout` says: positions, angles, attention calls."""

@@ -1,0 +1,21 @@
+"""The C library's memory allocator, told what a training step is."""
+
+from __future__ import annotations
+
+import ctypes
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep memory it has freed, for the next tensor; True if the C library can (glibc).
+
+    By default glibc gives every large block back to the system at once, and the next tensor of the same size gets
+    fresh pages that must be zeroed first: a tenth of a training step on the CPU. The peak stays the same; memory is
+    only held between the peaks. Meant for the start of a training run.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    settings = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 1 << 30, _TOP_PAD: 16 << 20}
+    return all([mallopt(name, value) == 1 for name, value in settings.items()])
