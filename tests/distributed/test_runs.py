@@ -33,9 +33,9 @@ def run(recipe: dict[str, Any], name: str, *, ranks: int, until: int | None = No
     command = [sys.executable, "-m", "tests.distributed.one_run", str(file), str(until or 0)]
     if ranks > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        command = [sys.executable, *launcher, *command[1:]]
+        command = ["timeout", "--kill-after=10", "240", sys.executable, *launcher, *command[1:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     stopped = until is not None
     assert (done.returncode != 0) == stopped, done.stderr[-3000:]
     lines = (Path(recipe["runs"]) / name / "metrics.jsonl").read_text().splitlines()

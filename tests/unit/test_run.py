@@ -222,3 +222,25 @@ def test_a_run_that_cannot_fit_is_refused_with_a_setting_that_does(
     with pytest.raises(TriviumError, match="needs about") as caught:
         tv.train(changed({"model": {"preset": "llama-100m", "config": {"vocab_size": 400}}}))
     assert len(str(caught.value).splitlines()) <= 5
+
+
+def test_a_full_disk_costs_a_checkpoint_not_the_run(
+    changed: Changed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trivium.artifacts.checkpoints import CheckpointStore
+    from trivium.artifacts.writer import DiskFull
+
+    save, full = CheckpointStore.save, [2, 4]
+
+    def failing(self: CheckpointStore, step: int, *rest: Any, **named: Any) -> Path:
+        if step in full:
+            raise DiskFull("cannot be written: no space", where=self.folder, fix="free some space")
+        return save(self, step, *rest, **named)
+
+    monkeypatch.setattr(CheckpointStore, "save", failing)
+    run = tv.train(changed())
+    assert run.final is not None and [path.name for path in (run.folder / "checkpoints").iterdir()] == ["step-00000006"]
+    assert "update 2 was not saved, training goes on" in capsys.readouterr().err
+    full.append(6)
+    with pytest.raises(DiskFull):
+        tv.train({**changed(), "name": "full-at-the-end"})

@@ -9,12 +9,15 @@ Weights are stored whole and by name, so a run continues on another number of ra
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trivium.artifacts.tensors import load_state, save_state
+from trivium.artifacts.writer import DiskFull
 from trivium.errors import TrainingDiverged
 from trivium.models.folder import save_model
 
@@ -53,10 +56,18 @@ class Checkpoints:
                 for name, state in optimizers.items():
                     save_state(folder / "train", f"optimizer-{name}", state)
 
-            self.store.save(
-                trainer.progression.step, fill, parents=self.parents, config=self.config, seed=self.seed
-            )
+            self.commit(trainer, fill)
         trainer.processes.barrier()
+
+    def commit(self, trainer: Trainer, fill: Callable[[Path], None]) -> None:
+        """Writes the checkpoint; a full disk costs a checkpoint, not the run, while there is still a later chance."""
+        step = trainer.progression.step
+        try:
+            self.store.save(step, fill, parents=self.parents, config=self.config, seed=self.seed)
+        except DiskFull as error:
+            if step >= trainer.total or trainer.stop_signal is not None:
+                raise
+            print(f"update {step} was not saved, training goes on: {error}", file=sys.stderr)
 
     def restore(self, trainer: Trainer) -> Path | None:
         """Loads the newest checkpoint that verifies, on every rank; None if there is none."""

@@ -31,7 +31,8 @@ from trivium.data.documents import Document
 from trivium.data.intake import Intake
 from trivium.data.questions import question_rows
 from trivium.data.reading import read_documents
-from trivium.errors import ArtifactDamaged, Interrupted, TriviumError
+from trivium.drivers.run_folder import set_aside
+from trivium.errors import ArtifactDamaged
 from trivium.recipe import Source
 
 if TYPE_CHECKING:
@@ -75,11 +76,7 @@ def quickstart(*, runs: str | Path = "runs", fresh: bool = False, scale: Scale |
     """Runs the whole job or what is left of it; raises Interrupted when stopped, with everything saved."""
     job = Quickstart(Path(runs) / "quickstart", scale or Scale())
     if fresh and job.folder.exists():
-        number = 1
-        while (aside := job.folder.with_name(f"quickstart.{number}")).exists():
-            number += 1
-        job.folder.rename(aside)
-        say(f"Starting over; the earlier run lies in {aside}")
+        say(f"Starting over; the earlier run lies in {set_aside(job.folder)}")
     return job.run()
 
 
@@ -294,8 +291,7 @@ class Quickstart:
         try:
             verify(place)
         except ArtifactDamaged as error:
-            say("", f"{error.problem} ({place}): made again")
-            place.rename(place.with_name(f"damaged-{place.name}"))
+            say("", f"{error.problem}: it lies in {set_aside(place)} now, and is made again")
             return False
         say("", f"{place} is there already")
         return True

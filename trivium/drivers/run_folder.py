@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trivium.artifacts.environment import environment
+from trivium.artifacts.secrets import redact_command
 from trivium.artifacts.writer import make_folder, write_file
 from trivium.config import ResolvedRecipe, resolve
 from trivium.errors import ConfigError
@@ -83,13 +84,7 @@ class RunFolder:
 
     def set_aside(self) -> Path | None:
         """Moves an earlier run out of the way (`--fresh`); nothing is deleted."""
-        if not self.path.exists():
-            return None
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
-            number += 1
-        self.path.rename(aside)
-        return aside
+        return set_aside(self.path) if self.path.exists() else None
 
     def begin(self, *, has_checkpoint: bool) -> None:
         """Writes configuration and environment; refuses to continue a run that was started with other settings."""
@@ -116,7 +111,7 @@ class RunFolder:
 
     def status(self, state: str, step: int, reason: str = "") -> None:
         """`status.json`: running, finished, interrupted, diverged or crashed."""
-        command = " ".join(["trivium", *sys.argv[1:]])
+        command = " ".join(["trivium", *redact_command(sys.argv)[1:]])
         line = {"state": state, "step": step, "reason": reason, "command": command}
         write_file(self.path / "status.json", json.dumps(line, indent=1))
 
@@ -131,6 +126,15 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """A JSON file of the run."""
         write_file(self.path / name, json.dumps(content, indent=1, default=str))
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a file or folder to the first free `<name>.<number>` beside it."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trivium.combinations import refuse_wrong_combinations
 from trivium.config import ResolvedRecipe, resolve
-from trivium.drivers.run_folder import Run, RunFolder
+from trivium.drivers.run_folder import Run, RunFolder, set_aside
 from trivium.errors import ArtifactDamaged, Interrupted, TrainingDiverged
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ def finished(folder: RunFolder) -> bool:
     try:
         verify(folder.final)
     except ArtifactDamaged as error:
-        say(f"{error}\nit is written again from the last checkpoint")
-        folder.final.rename(folder.final.with_name("damaged-final"))
+        say(f"{error}\nit lies in {set_aside(folder.final)} now, and is written again from the last checkpoint")
         return False
     return True
 
