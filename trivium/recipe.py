@@ -151,7 +151,7 @@ class TrainSection(StrictModel):
     validate_every: int | None = Field(None, ge=1)
     """Updates between validations; default: a tenth of the run."""
     validation_batches: int | None = Field(None, ge=1)
-    """Micro-batches in one validation; default: all of the validation data."""
+    """Micro-batches in one validation, about, spread over the validation data; default: all of it."""
     log_every: int = Field(1, ge=1)
     """Updates between two lines of metrics."""
     sample_every: int | None = Field(None, ge=1)

@@ -75,6 +75,10 @@ def _stage(job: Quickstart, name: str, state: State) -> Stage:
     parts: dict[str, Any] = {}
     if name == "prepare_documents":
         parts = _documents(_json(folder / "documents" / "report.json"))
+    elif name == "train_tokenizer":
+        parts = _tokenizer(_json(folder / "tokenizer" / "tokenizer.json"), _json(folder / "evaluation" / "evaluation.json"))
+    elif name == "draw_questions":
+        parts = _questions(folder / "questions")
     elif name in ("pretrain", "tune") and (folder / name).is_dir():
         parts = {"run": folder / name}
     elif name == "evaluate":
@@ -97,6 +101,33 @@ def _documents(report: dict[str, Any]) -> dict[str, Any]:
         ],
         "tables": [Table("Why documents were left out", ["reason", "documents"], rows)] if rows else [],
     }
+
+
+def _tokenizer(definition: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    if not definition:
+        return {}
+    size = len({*definition["model"]["vocab"], *(token["content"] for token in definition["added_tokens"])})
+    figures = [Figure("Tokens", f"{size:,}")]
+    if evaluation:
+        held_out = evaluation["pretrain"]
+        figures.append(Figure("Bytes a token", f"{held_out['bytes'] / held_out['tokens']:.2f}", "on held-out modules"))
+    return {"figures": figures}
+
+
+def _questions(folder: Path) -> dict[str, Any]:
+    counts = {split: _lines(folder / f"{split}.jsonl") for split in ("train", "validation")}
+    if not any(counts.values()):
+        return {}
+    return {
+        "figures": [
+            Figure("Dialogues to train on", f"{counts['train']:,}"),
+            Figure("Held out", f"{counts['validation']:,}", "about the held-out modules"),
+        ]
+    }
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def _evaluation(figures: dict[str, Any]) -> dict[str, Any]:

@@ -65,10 +65,12 @@ class Session:
         return self.resolved.recipe
 
     def validation_batches(self) -> Iterator[Batch]:
-        """This rank's held-out batches, the same every time."""
+        """This rank's held-out batches, the same every time; a part of them is spread over all of the data."""
         assert self.validation_data is not None
         loader = make_loader(self.recipe, self.validation_data, self.processes)
-        return islice(loader.evaluation(), self.recipe.train.validation_batches)
+        wanted = self.recipe.train.validation_batches
+        there = math.ceil(loader.rows_per_epoch / loader.world / loader.micro_rows)
+        return islice(loader.evaluation(), 0, None, max(1, there // wanted) if wanted else 1)
 
     def close(self) -> None:
         """Ends the data thread."""
