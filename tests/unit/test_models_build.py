@@ -22,9 +22,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
     second, other = build_model(CONFIG, seed=5), build_model(CONFIG, seed=6)
-    for (name, one), two, three in zip(
-        first.named_parameters(), second.parameters(), other.parameters(), strict=True
-    ):
+    for (name, one), two, three in zip(first.named_parameters(), second.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
         assert "norm" in name or not torch.equal(one, three)
 

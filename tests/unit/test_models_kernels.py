@@ -10,7 +10,9 @@ from trivium.models import kernels
 
 
 def random(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape))).requires_grad_()
+    return torch.randn(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape))
+    ).requires_grad_()
 
 
 def test_rms_norm() -> None:

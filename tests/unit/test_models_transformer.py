@@ -123,9 +123,7 @@ def test_a_sequence_does_not_see_its_neighbours(kind: str, lengths: list[int], d
     other[start:end] = ids[start:end]
     model = MODELS[kind]
     # Equal to rounding, not bit for bit: a matrix product may group its rows differently.
-    torch.testing.assert_close(
-        model(ids, layout)[start:end], model(other, layout)[start:end], rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(model(ids, layout)[start:end], model(other, layout)[start:end], rtol=1e-12, atol=1e-12)
 
 
 @settings(max_examples=10, deadline=None)
