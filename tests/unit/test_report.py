@@ -323,9 +323,9 @@ def test_a_page_stays_small_whatever_the_run(tmp_path: Path) -> None:
     split = json.loads((folder / "data.json").read_text())["train"]
     split["dropped"] = {"&" * 900 + str(n): n for n in range(300)}
     (folder / "data.json").write_text(json.dumps({f"split {n}": split for n in range(10)}))
-    start = time.perf_counter()
+    start = time.thread_time()
     page = report_of(folder)
-    assert time.perf_counter() - start < 30
+    assert time.thread_time() - start < 20
     assert "more characters" in page.text
 
 
@@ -397,8 +397,9 @@ def test_ticks_are_round_few_and_cover_the_range(low: float, spread: float, abou
     ticks = nice_ticks(low, high, about)
     assert 2 <= len(ticks) <= 2 * about + 3
     assert ticks == sorted(set(ticks))
-    assert ticks[0] <= low + 1e-6 * max(1.0, abs(low))
-    assert ticks[-1] >= high - 1e-6 * max(1.0, abs(high))
+    slack = 1e-6 * max(1.0, abs(low)) + 1e-8 * spread
+    assert ticks[0] <= low + slack
+    assert ticks[-1] >= high - slack
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=300), st.integers(0, 20))

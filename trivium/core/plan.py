@@ -66,7 +66,8 @@ class Machine:
     """What there is to compute with.
 
     memory_bytes:    what this process may use in all, on the device that trains.
-    process_bytes:   what it uses already (resident memory).
+    process_bytes:   what it uses already (resident memory). Describe the machine before the model is built: what
+                     the run itself holds would be counted twice.
     disk_free_bytes: on the file system of the runs.
     """
 
@@ -184,6 +185,7 @@ def forecast(
     steps: int,
     machine: Machine,
     fill: float = 1.0,
+    trained_share: float = 1.0,
     trainable: int | None = None,
     frozen_roles: int = 0,
     ranks: int = 1,
@@ -195,6 +197,7 @@ def forecast(
     """Needs of a run of `steps` updates.
 
     fill:               share of the rows that holds tokens (`Loader.packing_efficiency`).
+    trained_share:      share of those tokens that is trained, which is what a run counts (answers, not questions).
     trainable:          trainable parameters, if not all of them.
     frozen_roles:       further copies of the model that only run forward (a reference, a teacher of the same shape).
     ranks:              processes; `fsdp2` shares weights, gradients and optimiser among them.
@@ -224,7 +227,7 @@ def forecast(
         parameters=parameters,
         trainable_parameters=trained,
         steps=steps,
-        tokens=round(steps * per_update),
+        tokens=round(steps * per_update * trained_share),
         flops=per_token * per_update * steps,
         memory=memory,
         checkpoint_bytes=size,
@@ -383,7 +386,7 @@ SCORED = {
     "checkpoint_bytes": "One checkpoint",
     "parameters": "Parameters",
     "steps": "Updates",
-    "tokens": "Tokens",
+    "tokens": "Tokens trained",
     "flops": "Floating-point operations",
 }
 """Figures that are compared, in the order of the report."""

@@ -209,7 +209,7 @@ class Progress:
     def update(self, step: int, **figures: float | None) -> None:
         """`step` is finished; a figure that is None is left out.
 
-        loss, lr, tokens_per_second and memory_bytes have formats of their own.
+        loss, lr, tokens, tokens_per_second and memory_bytes have formats of their own.
         """
         now = time.perf_counter()
         self._step = step
@@ -305,6 +305,7 @@ _FIGURES: dict[str, Callable[[float], str]] = {
     "loss": lambda value: f"loss {value:.3f}",
     "lr": lambda value: f"lr {value:.2e}",
     "tokens_per_second": lambda value: f"{readable_count(value)} tokens/s",
+    "tokens": lambda value: f"{readable_count(value)} tokens",
     "memory_bytes": readable_bytes,
 }
 

@@ -79,7 +79,7 @@ def smoothed(name: str, points: Points) -> list[Series]:
 
 def plain(value: float) -> str:
     """A number with four digits: 3.214, 0.0003, 2.5e-05."""
-    if value and not 1e-3 <= abs(value) < 1e6:
+    if value and not 1e-4 <= abs(value) < 1e6:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:.4g}"

@@ -124,9 +124,12 @@ def curves(
 
 
 def histogram(title: str, counts: dict[str, int], *, x_label: str, unit: str) -> Plot | None:
-    """Bars over named classes, in their order; None if nothing was counted."""
-    if not counts or not any(counts.values()):
+    """Bars over named classes, in their order, from the first to the last that holds anything; None if none does."""
+    names = [name for name, count in counts.items() if count]
+    if not names:
         return None
+    every_name = list(counts)
+    counts = {name: counts[name] for name in every_name[every_name.index(names[0]) : every_name.index(names[-1]) + 1]}
     total, width = sum(counts.values()), 100 / len(counts)
     most = max(counts, key=lambda name: counts[name])
     y_values = [value for value in nice_ticks(0, max(counts.values()), 4) if float(value).is_integer()]
@@ -186,7 +189,7 @@ def running_median(points: Points, window: int, *, places: int = POINTS) -> Poin
 
 def nice_ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers that cover low..high; the first is at most low and the last at least high."""
-    if not high > low:
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-290):  # as good as constant
         spread = abs(low) * 0.1 or 1.0
         low, high = low - spread / 2, high + spread / 2
     rough = (high - low) / about

@@ -20,6 +20,8 @@ SILENT_AFTER = 600.0
 """Seconds without a sign of life after which a run that calls itself running is taken for killed."""
 LARGEST_JSON = 16 << 20
 LARGEST_LINE = 1 << 20
+LONGEST_TEXT = 4000
+"""Characters of a sample that are read."""
 _FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _FILES = ("status.json", "metrics.jsonl", "timings.jsonl", "config.yaml")
 
@@ -100,7 +102,7 @@ def read_record(folder: Path) -> Record:
     record = Record(folder)
     record.touched = max((folder / name).stat().st_mtime for name in _FILES if (folder / name).is_file())
     for name in ("status", "environment", "differences", "data"):
-        setattr(record, name, _read_object(record, f"{name}.json"))
+        setattr(record, name, redact(_read_object(record, f"{name}.json")))
     both = _read_object(record, "forecast.json")
     record.forecast, record.fact = (
         part if isinstance(part := both.get(key), dict) else {} for key in ("forecast", "fact")
@@ -114,7 +116,7 @@ def read_record(folder: Path) -> Record:
 
 
 def _read_object(record: Record, name: str) -> Row:
-    """The JSON object in a file, without secrets; empty if there is none."""
+    """The JSON object in a file; empty if there is none."""
     path = record.folder / name
     if not path.is_file():
         return {}
@@ -127,7 +129,7 @@ def _read_object(record: Record, name: str) -> Row:
     if not isinstance(content, dict):
         record.unreadable.append(f"{name} is damaged and was left out")
         return {}
-    return dict(redact(content))
+    return content
 
 
 def _read_config(record: Record) -> None:
@@ -184,14 +186,17 @@ def _read_lines(record: Record, name: str) -> Iterator[Row]:
         record.unreadable.append(f"{damaged - torn} damaged lines of {name} were left out")
 
 
+def _text(value: Any) -> str:
+    """The beginning of a text, as long as anyone will read, without secrets."""
+    return redact_text(str("" if value is None else value)[:LONGEST_TEXT])
+
+
 def _read_samples(record: Record) -> None:
     for path in sorted((record.folder / "samples").glob("step-*.json")):
         content = _read_object(record, f"samples/{path.name}")
         step, found = content.get("step"), content.get("samples")
         if not isinstance(step, int) or not isinstance(found, list):
             continue
-        pairs = [
-            (str(item.get("prompt", "")), str(item.get("completion", ""))) for item in found if isinstance(item, dict)
-        ]
+        pairs = [(_text(item.get("prompt")), _text(item.get("completion"))) for item in found if isinstance(item, dict)]
         record.samples.append((step, pairs))
     record.samples.sort(key=lambda sample: sample[0])

@@ -143,7 +143,7 @@ def _account(split: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "dropped": "dropped",
         "quarantined": "set aside as malformed",
         "skipped_files": "files left out",
-        "formats": "files read",
+        "formats": "recognised as",
         "cut_documents": "documents cut into several sequences",
         "truncated_samples": "samples truncated",
         "truncated_tokens": "tokens cut off by truncation",

@@ -134,7 +134,7 @@ def notices(record: Record) -> Iterator[str]:
             yield f"The gradient was clipped in {percent(share)} of the later updates: try a smaller learning rate."
     for row in score(record.forecast, record.fact):
         if row.error is not None and abs(row.error) > 0.25:
-            yield f"{row.label} was forecast {percent(abs(row.error))} too {'high' if row.error > 0 else 'low'}."
+            yield f"{row.label}: the forecast was {percent(abs(row.error))} too {'high' if row.error > 0 else 'low'}."
 
 
 def _total(record: Record) -> int | None:
