@@ -11,8 +11,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from tests.governance.source import ROOT
+from tests.governance.source import PACKAGE, ROOT, files
 from trivium import registry
+from trivium.config import recipe_keys
 from trivium.recipe import Recipe
 
 METHODS = registry.names("methods")
@@ -71,6 +72,41 @@ def test_every_setting_of_a_recipe_is_explained() -> None:
 @pytest.mark.parametrize(("folder", "name"), COMPONENTS, ids=lambda value: value)
 def test_every_setting_of_a_component_is_explained(folder: Any, name: str) -> None:
     assert not undocumented(registry.component(folder, name).Config)
+
+
+CHECKING = {"config.py", "recipe.py", "schema.py", "problems.py", "combinations.py", "registry.py", "marked_yaml.py"}
+"""Files that look at settings without acting on them."""
+
+RECORDED = {"schema_version", "trivium_version"}
+"""Settings that say which program wrote a file."""
+
+
+def reads(name: str, text: str) -> bool:
+    """Whether a file reads the attribute `name` of something."""
+    return re.search(rf"\.{name}\b", text) is not None
+
+
+GAPS = {"transforms": "checked and written down, but nothing applies a transform yet"}
+
+
+def setting(key: str) -> Any:
+    """A key as a test parameter; a known gap must be taken off the list when it is closed."""
+    return pytest.param(key, marks=[pytest.mark.xfail(reason=GAPS[key])] if key in GAPS else [])
+
+
+@pytest.mark.parametrize("key", [setting(key) for key in recipe_keys() if key not in RECORDED])
+def test_every_setting_of_a_recipe_is_read(key: str) -> None:
+    """A setting that nothing reads would be ignored in silence."""
+    name = key.rpartition(".")[2]
+    acting = [file for file in files() if file.parent != PACKAGE or file.name not in CHECKING]
+    acting = [file for file in acting if file.parent.name != "cli"]
+    assert any(reads(name, file.read_text(encoding="utf-8")) for file in acting)
+
+
+@pytest.mark.parametrize(("folder", "name"), COMPONENTS, ids=lambda value: value)
+def test_every_setting_of_a_component_is_read(folder: Any, name: str) -> None:
+    text = (PACKAGE / folder / f"{name}.py").read_text(encoding="utf-8")
+    assert not [field for field in registry.component(folder, name).Config.model_fields if not reads(field, text)]
 
 
 def test_every_dependency_is_pinned() -> None:
