@@ -1,7 +1,8 @@
 """Model folders in the Hugging Face layout: config.json, generation_config.json and safetensors, read and written.
 
-Weights are mapped from the file and become the parameters without a copy where type and alignment allow. Nothing in
-a folder is ever executed: no pickle, no code files, only JSON and safetensors.
+Weights are mapped from the file and become the parameters without a copy where their type allows: memory is used as
+they are touched or changed, and the file itself never changes. Nothing in a folder is ever executed: no pickle, no
+code files, only JSON and safetensors.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ TRANSFORMERS = "5.0.0"
 """Version of transformers whose format is written."""
 
 Source = Callable[[], "Tensor"]
-_ALIGNMENT = 64
 
 
 def read_config(folder: Path | str) -> ModelConfig:
@@ -302,15 +302,10 @@ def _same_names(folder: Path, expected: Collection[str], found: Collection[str])
 
 
 def _prepared(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
-    """The tensor in its final type and place.
-
-    One that lies misaligned in the file is copied: matrix kernels may give other last bits for it, and a resumed run
-    must not differ from an uninterrupted one.
-    """
+    """The tensor in its final type and place; the pages of the file themselves if there is nothing to change."""
     moved = tensor.to(device=device, dtype=dtype)
-    if moved.is_contiguous() and moved.data_ptr() % _ALIGNMENT == 0:
-        return moved
-    return moved.clone(memory_format=torch.contiguous_format)
+    aligned = moved.data_ptr() % moved.element_size() == 0
+    return moved if aligned and moved.is_contiguous() else moved.clone(memory_format=torch.contiguous_format)
 
 
 def _file_tensor(key: Key, state_dict: Mapping[str, Tensor], dtype: torch.dtype | None) -> Tensor:
