@@ -57,7 +57,7 @@ class Scale:
     shape: dict[str, Any] = field(default_factory=dict)
     sequence_length: int = 256
     pretrain: dict[str, Any] = field(default_factory=lambda: {"tokens": 3_000_000, "batch_size": 8, "lr": 4e-3, **_QUICK})
-    tune: dict[str, Any] = field(default_factory=lambda: {"tokens": 800_000, "batch_size": 8, "lr": 1.5e-3, **_QUICK})
+    tune: dict[str, Any] = field(default_factory=lambda: {"tokens": 800_000, "batch_size": 8, "lr": 6e-4, **_QUICK})
     samples: int = 6
 
 
