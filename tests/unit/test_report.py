@@ -23,6 +23,7 @@ from trivium.report import (
     write_pipeline_report,
     write_report,
 )
+from trivium.report.curves import run_plots
 from trivium.report.plot import Series, curves, downsample, histogram, nice_ticks, running_median
 from trivium.report.record import read_record
 from trivium.report.render import safe_link
@@ -224,6 +225,11 @@ def test_measures_of_the_method_are_drawn_but_not_what_repeats_the_loss(tmp_path
     page = report_of(folder)
     assert "Reward margin" in page.text
     assert "Nll" not in page.text
+
+
+def test_nothing_is_drawn_twice(tmp_path: Path) -> None:
+    titles = [plot.title for plot in run_plots(read_record(invented_run(tmp_path / "run", lineage=False)))]
+    assert titles == ["Loss", "Bits per byte", "Learning rate", "Gradient norm", "Tokens per second", "Memory"]
 
 
 def test_two_players_have_two_curves(tmp_path: Path) -> None:

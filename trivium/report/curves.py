@@ -122,7 +122,7 @@ def _measures(record: Record) -> list[Plot | None]:
     names = dict.fromkeys(key for rows in (record.train, record.validation) for row in rows for key in row)
     plots: list[Plot | None] = []
     for name in names:
-        if name in _KNOWN or len(plots) == MEASURES:
+        if name in _KNOWN or name == "bits_per_byte" or len(plots) == MEASURES:
             continue
         trained, held_out = _points(record.train, name), _points(record.validation, name)
         if not (trained or held_out) or _repeats_loss(record.train if trained else record.validation, name):
