@@ -255,9 +255,14 @@ class Quickstart:
 
         return Tokenizer.load(self.folder / "tokenizer").vocab_size
 
+    def held_out_dialogues(self) -> list[dict[str, Any]]:
+        """Rows of the validation questions."""
+        text = (self.folder / "questions" / "validation.jsonl").read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
     def questions_asked(self) -> list[str]:
         """A few held-out questions, evenly spread."""
-        rows = [json.loads(line) for line in (self.folder / "questions" / "validation.jsonl").open(encoding="utf-8")]
+        rows = self.held_out_dialogues()
         chosen = rows[:: max(1, len(rows) // self.scale.samples)][: self.scale.samples]
         return [row["messages"][0]["content"] for row in chosen]
 
@@ -267,8 +272,7 @@ class Quickstart:
         from trivium.evaluation.held_out import held_out_loss
 
         settings = {"sequence_length": self.scale.sequence_length}
-        rows = [json.loads(line) for line in (self.folder / "questions" / "validation.jsonl").open(encoding="utf-8")]
-        expected = {row["messages"][0]["content"]: row["messages"][1]["content"] for row in rows}
+        expected = {row["messages"][0]["content"]: row["messages"][1]["content"] for row in self.held_out_dialogues()}
         asked = self.questions_asked()
         figures: dict[str, Any] = {"compressors": compressors(read(self.held_out)), "expected": [expected[q] for q in asked]}
         for name in ("pretrain", "tune"):
