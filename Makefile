@@ -44,7 +44,7 @@ test-all: $(VENV)/.test
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "" $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check
+	$(BIN)/ruff check --output-format concise
 	$(BIN)/ruff format --check
 
 format: $(VENV)/.dev
