@@ -11,6 +11,7 @@ the sides take turns, and the figure is the ratio of medians. `tokens_per_second
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -78,8 +79,8 @@ def ours(folder: Path, steps: int, compiled: bool) -> dict[str, float]:
 def theirs(folder: Path, steps: int, compiled: bool) -> dict[str, float]:
     """One run through the transformers Trainer on blocks of the same tokens."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
     from tokenizers import Tokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     text = (folder / "text.txt").read_text(encoding="utf-8")
@@ -127,7 +128,7 @@ def theirs(folder: Path, steps: int, compiled: bool) -> dict[str, float]:
         callbacks=[Clock()],
     )
     result = trainer.train()
-    steps_seconds = [b - a for a, b in zip(seconds, seconds[1:])]
+    steps_seconds = [b - a for a, b in itertools.pairwise(seconds)]
     return {
         "seconds": sum(steps_seconds[WARMUP - 1 :]),
         "steps": len(steps_seconds) - WARMUP + 1,
@@ -179,7 +180,7 @@ def main() -> None:
         key: statistics.median(run[key] for run in runs["ours"]) / statistics.median(run[key] for run in runs["theirs"])
         for key in ("tokens_per_second", "memory")
     }
-    pairs = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(runs["ours"], runs["theirs"])]
+    pairs = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(runs["ours"], runs["theirs"], strict=True)]
     print(f"tokens/s, ours / theirs: {figures['tokens_per_second']:.2f} (pairs {min(pairs):.2f} to {max(pairs):.2f})")
     print(f"peak memory, ours / theirs: {figures['memory']:.2f}")
     if arguments.out:

@@ -49,32 +49,31 @@ CONTRAST = """() => {
 }"""
 
 
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    """One browser with an empty profile; each test gets a context of its own."""
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=chromium, args=FLAGS, headless=True)
+        yield started
+        started.close()
+
+
 @contextmanager
-def opened(
-    chromium: str, profile: Path, page_file: Path, *, width: int, dark: bool = False
-) -> Iterator[tuple[Any, list[str]]]:
+def opened(browser: Any, file: Path, *, width: int, dark: bool = False) -> Iterator[tuple[Any, list[str]]]:
     """(page, everything that went wrong on it: messages of the console, errors, requests beyond the file itself)."""
     wrong: list[str] = []
-    with playwright.sync_playwright() as driver:
-        context = driver.chromium.launch_persistent_context(
-            str(profile),
-            executable_path=chromium,
-            args=FLAGS,
-            headless=True,
-            viewport={"width": width, "height": 900},
-            color_scheme="dark" if dark else "light",
-        )
-        try:
-            page = context.new_page()
-            page.on("console", lambda message: wrong.append(f"console: {message.text}"))
-            page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-            page.on("dialog", lambda dialog: (wrong.append("a dialog opened"), dialog.dismiss()))
-            address = page_file.resolve().as_uri()
-            page.on("request", lambda request: request.url == address or wrong.append(f"request: {request.url}"))
-            page.goto(address)
-            yield page, wrong
-        finally:
-            context.close()
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
+    try:
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (wrong.append("a dialog opened"), dialog.dismiss()))
+        address = file.resolve().as_uri()
+        page.on("request", lambda request: request.url == address or wrong.append(f"request: {request.url}"))
+        page.goto(address)
+        yield page, wrong
+    finally:
+        context.close()
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +105,9 @@ NAMES = ("finished", "killed", "empty", "hostile", "pipeline")
 @pytest.mark.parametrize("width", [1400, 768, 375])
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_goes_wrong_and_nothing_scrolls_sideways(
-    chromium: str, tmp_path: Path, pages: dict[str, Path], name: str, width: int
+    browser: Any, pages: dict[str, Path], name: str, width: int
 ) -> None:
-    with opened(chromium, tmp_path, pages[name], width=width) as (page, wrong):
+    with opened(browser, pages[name], width=width) as (page, wrong):
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.wait_for_timeout(200)
@@ -118,9 +117,9 @@ def test_nothing_goes_wrong_and_nothing_scrolls_sideways(
 
 @pytest.mark.parametrize("name", ["hostile", "pipeline"])
 def test_no_payload_is_executed_even_when_everything_is_touched(
-    chromium: str, tmp_path: Path, pages: dict[str, Path], name: str
+    browser: Any, pages: dict[str, Path], name: str
 ) -> None:
-    with opened(chromium, tmp_path, pages[name], width=1400) as (page, wrong):
+    with opened(browser, pages[name], width=1400) as (page, wrong):
         title = page.title()
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         page.evaluate(
@@ -138,13 +137,13 @@ def test_no_payload_is_executed_even_when_everything_is_touched(
 
 
 def test_the_policy_of_the_page_stops_scripts_that_would_get_in(
-    chromium: str, tmp_path: Path, pages: dict[str, Path]
+    browser: Any, tmp_path: Path, pages: dict[str, Path]
 ) -> None:
     """Even with a hole in the escaping nothing would run."""
     source = pages["finished"].read_text(encoding="utf-8")
     holed = tmp_path / "holed.html"
     holed.write_text(source.replace("</main>", f"{XSS[0]}{XSS[1]}{XSS[2]}</main>"), encoding="utf-8")
-    with opened(chromium, tmp_path / "profile", holed, width=1400) as (page, wrong):
+    with opened(browser, holed, width=1400) as (page, wrong):
         page.wait_for_timeout(200)
         assert page.title() != "executed"
         assert any("Content Security Policy" in message for message in wrong)
@@ -152,17 +151,15 @@ def test_the_policy_of_the_page_stops_scripts_that_would_get_in(
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("name", ["finished", "killed", "pipeline"])
-def test_text_stands_out_from_its_ground(
-    chromium: str, tmp_path: Path, pages: dict[str, Path], name: str, dark: bool
-) -> None:
-    with opened(chromium, tmp_path, pages[name], width=1400, dark=dark) as (page, _):
+def test_text_stands_out_from_its_ground(browser: Any, pages: dict[str, Path], name: str, dark: bool) -> None:
+    with opened(browser, pages[name], width=1400, dark=dark) as (page, _):
         assert page.evaluate(CONTRAST) == []
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (int(ground.strip("rgb()").split(",")[0]) < 60) == dark
 
 
-def test_values_appear_under_the_pointer(chromium: str, tmp_path: Path, pages: dict[str, Path]) -> None:
-    with opened(chromium, tmp_path, pages["finished"], width=1400) as (page, _):
+def test_values_appear_under_the_pointer(browser: Any, pages: dict[str, Path]) -> None:
+    with opened(browser, pages["finished"], width=1400) as (page, _):
         area = page.locator(".area").first
         assert not area.locator("span:visible").count()
         box = area.bounding_box()
@@ -173,8 +170,8 @@ def test_values_appear_under_the_pointer(chromium: str, tmp_path: Path, pages: d
         assert "validation" in shown.inner_text()
 
 
-def test_headings_form_an_outline(chromium: str, tmp_path: Path, pages: dict[str, Path]) -> None:
-    with opened(chromium, tmp_path, pages["finished"], width=1400) as (page, _):
+def test_headings_form_an_outline(browser: Any, pages: dict[str, Path]) -> None:
+    with opened(browser, pages["finished"], width=1400) as (page, _):
         levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(one => +one.tagName[1])")
         assert levels[0] == 1
         assert levels.count(1) == 1
@@ -182,10 +179,8 @@ def test_headings_form_an_outline(chromium: str, tmp_path: Path, pages: dict[str
         assert page.evaluate("[...document.querySelectorAll('[role=img]')].every(one => one.ariaLabel.length > 20)")
 
 
-def test_the_page_prints_without_what_only_works_on_a_screen(
-    chromium: str, tmp_path: Path, pages: dict[str, Path]
-) -> None:
-    with opened(chromium, tmp_path, pages["finished"], width=794) as (page, _):
+def test_the_page_prints_without_what_only_works_on_a_screen(browser: Any, pages: dict[str, Path]) -> None:
+    with opened(browser, pages["finished"], width=794) as (page, _):
         page.emulate_media(media="print")
         assert not page.locator("nav").is_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 794

@@ -102,9 +102,7 @@ def make_samples(kind: str, count: int) -> list[Sample]:
             sequences = [TokenSequence(ids, flags)]
         elif kind == "preferences":
             answers = ragged_sequences(2, seed=100 + number, longest=7)
-            sequences = [
-                TokenSequence(ids + answer, [False] * len(ids) + [True] * len(answer)) for answer in answers
-            ]
+            sequences = [TokenSequence(ids + answer, [False] * len(ids) + [True] * len(answer)) for answer in answers]
         else:
             sequences = [TokenSequence(ids, [False] * len(ids))]
         samples.append(Sample(f"sample-{number}", sequences, row={"answer": "7"}))

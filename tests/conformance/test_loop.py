@@ -69,9 +69,7 @@ METHODS = {
     "dpo": lambda: DirectPreferenceOptimisation(DirectPreferenceOptimisation.Config()),
     "distill": lambda: Distillation(Distillation.Config(teacher="teacher")),
     "grpo": lambda: GroupRelativePolicyOptimisation(
-        GroupRelativePolicyOptimisation.Config(
-            reward="brevity", group_size=4, max_new_tokens=6, minibatches=2, kl=0.05
-        )
+        GroupRelativePolicyOptimisation.Config(reward="brevity", group_size=4, max_new_tokens=6, minibatches=2, kl=0.05)
     ),
     "freelb": lambda: FreeLB(FreeLB.Config(ascent_steps=2)),
     "two_players": lambda: TwoPlayers(TwoPlayers.Config()),

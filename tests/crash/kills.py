@@ -97,7 +97,7 @@ def run_once(recipe: dict[str, Any], phase: Any) -> None:
     noted(Checkpoints, "save", PHASES.index("save"))
     noted(single, "write_final", PHASES.index("end"))
     noted(single, "write_report", PHASES.index("end"))
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
         single.train({**recipe, "train": {**recipe["train"], "threads": 1}})
 
 

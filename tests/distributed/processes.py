@@ -23,7 +23,8 @@ def run_ranks(work: Callable[..., Any], *arguments: Any, world: int = 2, timeout
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe(duplex=False) for _ in range(world)]
     children = [
-        context.Process(target=_rank, args=(rank, world, port, pipes[rank][1], work, arguments)) for rank in range(world)
+        context.Process(target=_rank, args=(rank, world, port, pipes[rank][1], work, arguments))
+        for rank in range(world)
     ]
     for child in children:
         child.start()

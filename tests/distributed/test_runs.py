@@ -25,7 +25,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return recipe
 
 
-def run(recipe: dict[str, Any], name: str, *, ranks: int, until: int | None = None, **changes: Any) -> list[dict[str, Any]]:
+def run(
+    recipe: dict[str, Any], name: str, *, ranks: int, until: int | None = None, **changes: Any
+) -> list[dict[str, Any]]:
     """Metrics after a run on `ranks` processes; `until` stops it early by SIGTERM to itself."""
     recipe = {**recipe, "name": name, **changes}
     file = Path(recipe["runs"]).parent / f"{name}.json"

@@ -31,9 +31,18 @@ def scale(tmp_path_factory: pytest.TempPathFactory) -> Scale:
     for module in range(40):
         for number in range(6):
             noun, verb = rng.choice(nouns), rng.choice(verbs)
-            name, summary = f"{verb.lower()}_{noun}{number}", f"{verb} the {noun} {rng.randrange(99)} of module {module}."
+            name, summary = (
+                f"{verb.lower()}_{noun}{number}",
+                f"{verb} the {noun} {rng.randrange(99)} of module {module}.",
+            )
             extra = " ".join(rng.choices(nouns + verbs, k=rng.randrange(5, 60)))
-            meta = {"module": f"m{module}", "name": name, "signature": f"{name}(x)", "summary": summary, "kind": "function"}
+            meta = {
+                "module": f"m{module}",
+                "name": name,
+                "signature": f"{name}(x)",
+                "summary": summary,
+                "kind": "function",
+            }
             text = f"Help on function {name} in module m{module}:\n\n{name}(x)\n    {summary}\n    {extra}\n"
             rows.append({"id": f"m{module}.{name}", "text": text, "meta": {**meta, "group": f"m{module}"}})
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")

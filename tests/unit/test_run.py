@@ -60,9 +60,24 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signa
 
 def test_leaves_everything_the_design_names(changed: Changed) -> None:
     run = tv.train(changed())
-    for name in ("config.yaml", "environment.json", "status.json", "forecast.json", "data.json", "report.html", "latest"):
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "status.json",
+        "forecast.json",
+        "data.json",
+        "report.html",
+        "latest",
+    ):
         assert (run.folder / name).stat().st_size > 0, name
-    assert [line["step"] for line in lines(run.folder / "metrics.jsonl") if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines(run.folder / "metrics.jsonl") if line["kind"] == "train"] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
     validations = [line for line in lines(run.folder / "metrics.jsonl") if line["kind"] == "validation"]
     assert [line["step"] for line in validations] == [3, 6]
     assert all(line["bits_per_byte"] > 0 for line in validations)
@@ -116,7 +131,7 @@ def test_a_signal_saves_and_the_same_call_ends_bit_identical(
     calm = fingerprint(tv.train({**changed(), "name": f"calm-{number}"}).folder)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3, number)
-        with pytest.raises(Interrupted, match="stopped by SIG.* after update 3 of 6") as caught:
+        with pytest.raises(Interrupted, match=r"stopped by SIG.* after update 3 of 6") as caught:
             tv.train(changed())
     assert len(str(caught.value).splitlines()) <= 5 and caught.value.exit_code == 5
     run = tv.train(changed())
@@ -167,7 +182,8 @@ def test_lower_precision_trains_and_keeps_full_weights(changed: Changed, precisi
     run = tv.train(changed(precision=precision))
     full = tv.train({**changed(), "name": f"full-for-{precision}"})
     ours, reference = (
-        [line["loss"] for line in lines(each.folder / "metrics.jsonl") if line["kind"] == "train"] for each in (run, full)
+        [line["loss"] for line in lines(each.folder / "metrics.jsonl") if line["kind"] == "train"]
+        for each in (run, full)
     )
     assert ours != reference and ours == pytest.approx(reference, rel=0.02)
     assert run.final is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +35,9 @@ def test_wsd_is_flat_until_its_decay() -> None:
 
 
 def test_cosine_and_linear_meet_in_the_middle() -> None:
-    cosine, linear = (rates(schedule=name, warmup_steps=0, min_lr_ratio=0.0, total=101) for name in ("cosine", "linear"))
+    cosine, linear = (
+        rates(schedule=name, warmup_steps=0, min_lr_ratio=0.0, total=101) for name in ("cosine", "linear")
+    )
     assert cosine[50] == pytest.approx(linear[50]) == pytest.approx(0.5)
     assert cosine[25] > linear[25]
 
@@ -56,4 +60,4 @@ def test_never_leaves_its_bounds(total: int, schedule: str, warmup: int | None, 
     found = [learning_rate(step, chosen, total) for step in range(total)]
     assert all(0 <= rate <= 1.0 + 1e-12 for rate in found)
     falling = found[warmup_length(chosen, total) :]
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(falling, falling[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(falling))

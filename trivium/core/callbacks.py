@@ -155,9 +155,7 @@ class Sample(Callback):
         if not trainer.processes.main:
             return
         step = trainer.progression.step
-        pairs = [
-            {"prompt": prompt, "completion": text} for prompt, text in zip(self.prompts, completions, strict=True)
-        ]
+        pairs = [{"prompt": prompt, "completion": text} for prompt, text in zip(self.prompts, completions, strict=True)]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_file(
             self.folder / f"step-{step:08d}.json",

@@ -133,9 +133,7 @@ class Engine:
 
         policy = MixedPrecisionPolicy()
         if self.recipe.train.precision != "fp32":
-            policy = MixedPrecisionPolicy(
-                param_dtype=DTYPES[self.recipe.train.precision], reduce_dtype=torch.float32
-            )
+            policy = MixedPrecisionPolicy(param_dtype=DTYPES[self.recipe.train.precision], reduce_dtype=torch.float32)
         for block in module.blocks:
             fully_shard(block, mp_policy=policy)
         fully_shard(module, mp_policy=policy)
@@ -182,9 +180,7 @@ class Engine:
         if player.scaler.is_enabled():
             player.scaler.unscale_(player.optimizer)
         norm = self.gradient_norm(player)
-        totals = self.processes.sum(
-            {**sums.host(), "": float(not math.isfinite(norm))}, self.device
-        )
+        totals = self.processes.sum({**sums.host(), "": float(not math.isfinite(norm))}, self.device)
         loss, terms = sums.means(totals, counts)
         finite = math.isfinite(loss) and totals[""] == 0
         overflow = not finite and math.isfinite(loss) and player.scaler.is_enabled() and player.scaler.get_scale() > 1
@@ -198,9 +194,7 @@ class Engine:
         player.optimizer.zero_grad(set_to_none=True)
         return StepResult(loss, terms, norm, finite, overflow)
 
-    def forward_backward(
-        self, update: Update, counts: Counts, player: Player, sums: _Sums, step: int
-    ) -> None:
+    def forward_backward(self, update: Update, counts: Counts, player: Player, sums: _Sums, step: int) -> None:
         """Accumulates the gradient of the whole update."""
         loss = update.loss or self.method.loss
         for index, batch in enumerate(update.batches):

@@ -136,11 +136,12 @@ class PipelineEngine(Engine):
     def flow(self, batches: list[Batch], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         """Sends the micro-batches through all stages; `loss` runs on the last one."""
         if len(batches) < self.processes.world:
+            rows = max(1, self.recipe.train.batch_size // self.processes.world)
             raise ConfigError(
                 f"{len(batches)} micro-batches cannot fill {self.processes.world} pipeline stages",
                 where="train.micro_batch_size",
                 value=self.recipe.train.micro_batch_size,
-                fix=f"set train.micro_batch_size={max(1, self.recipe.train.batch_size // self.processes.world)} or less",
+                fix=f"set train.micro_batch_size={rows} or less",
             )
         stage = PipelineStage(self.stage, self.processes.rank, self.processes.world, self.device)
         schedule = SCHEDULES[self.recipe.engine.pipeline_schedule](

@@ -147,7 +147,7 @@ class Context:
             raise RolloutAbandoned
 
 
-class RolloutAbandoned(Exception):  # noqa: N818 - a signal between generator and loop, not an error
+class RolloutAbandoned(Exception):
     """The run was asked to stop while `updates()` was preparing an update."""
 
 

@@ -96,7 +96,11 @@ class Trainer:
                     stop = self.processes.any(self.stop_signal is not None, self.engine.device)
                     done = self.progression.step >= end
                     good = not self.progression.consecutive
-                    if stop or done or (good and due(self.progression.step, self.settings.checkpoint_every, self.total)):
+                    if (
+                        stop
+                        or done
+                        or (good and due(self.progression.step, self.settings.checkpoint_every, self.total))
+                    ):
                         self.commit()
                     if done:
                         return
@@ -131,7 +135,7 @@ class Trainer:
         if progression.consecutive > self.settings.max_nonfinite:
             cause = "the loss" if not math.isfinite(result.loss) else "the gradient"
             raise TrainingDiverged(
-                f"{cause} was not finite in {progression.consecutive} updates in a row (up to update {progression.step})",
+                f"{cause} was not finite in {progression.consecutive} updates in a row, up to update {progression.step}",
                 where="train.max_nonfinite",
                 value=self.settings.max_nonfinite,
                 fix="the last good checkpoint is kept: lower train.lr or train.clip and run again under another name "

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from trivium.artifacts.manifest import MANIFEST, RECORD, verify
 from trivium.artifacts.record import parent_of
 from trivium.artifacts.writer import write_artifact
-from trivium.core.progress import readable_bytes, readable_count, say
+from trivium.core.progress import say
 from trivium.data.documents import Document
 from trivium.data.intake import Intake
 from trivium.data.questions import question_rows
@@ -56,7 +56,9 @@ class Scale:
     preset: str = "llama-1m"
     shape: dict[str, Any] = field(default_factory=dict)
     sequence_length: int = 256
-    pretrain: dict[str, Any] = field(default_factory=lambda: {"tokens": 3_000_000, "batch_size": 8, "lr": 4e-3, **_QUICK})
+    pretrain: dict[str, Any] = field(
+        default_factory=lambda: {"tokens": 3_000_000, "batch_size": 8, "lr": 4e-3, **_QUICK}
+    )
     tune: dict[str, Any] = field(default_factory=lambda: {"tokens": 800_000, "batch_size": 8, "lr": 6e-4, **_QUICK})
     samples: int = 6
 
@@ -128,7 +130,8 @@ class Quickstart:
         say(
             "1/7 Documents",
             "Collecting the docstrings, help texts and manuals of this Python installation; removing copies, because a "
-            "model learns repeated text by heart; holding back whole modules, because only unseen text tells what was learnt.",
+            "model learns repeated text by heart; holding back whole modules, because only unseen text tells what was "
+            "learnt.",
         )
         place = self.folder / "documents"
         if not self.there(place):
@@ -143,7 +146,8 @@ class Quickstart:
 
         say(
             "2/7 Tokenizer",
-            f"Learning {self.scale.vocab_size} pieces of words from the training text, so that common words are one token.",
+            f"Learning {self.scale.vocab_size} pieces of words from the training text, so that common words are one "
+            "token.",
         )
         place = self.folder / "tokenizer"
         if self.there(place):
@@ -184,8 +188,8 @@ class Quickstart:
 
         say(
             "5/7 Tuning",
-            "The pretrained model continues on dialogues. Only the tokens of the answers count in the loss, so it learns "
-            "to answer and to stop, not to ask.",
+            "The pretrained model continues on dialogues. Only the tokens of the answers count in the loss, so it "
+            "learns to answer and to stop, not to ask.",
         )
         train(self.recipe("tune"))
 
@@ -274,7 +278,10 @@ class Quickstart:
         settings = {"sequence_length": self.scale.sequence_length}
         expected = {row["messages"][0]["content"]: row["messages"][1]["content"] for row in self.held_out_dialogues()}
         asked = self.questions_asked()
-        figures: dict[str, Any] = {"compressors": compressors(read(self.held_out)), "expected": [expected[q] for q in asked]}
+        figures: dict[str, Any] = {
+            "compressors": compressors(read(self.held_out)),
+            "expected": [expected[q] for q in asked],
+        }
         for name in ("pretrain", "tune"):
             model = tv.load(self.folder / name / "final")
             documents = held_out_loss(model, self.held_out, kind="documents", **settings)

@@ -60,7 +60,9 @@ def write_quickstart_report(job: Quickstart) -> Path:
     names = list(STEPS)
     stages = [_stage(job, name, _state(job, names, name)) for name in names]
     evaluation = _json(job.folder / "evaluation" / "evaluation.json")
-    return write_pipeline_report(stages, job.folder / "report.html", figures=_headline(evaluation), lead=_lead(evaluation))
+    return write_pipeline_report(
+        stages, job.folder / "report.html", figures=_headline(evaluation), lead=_lead(evaluation)
+    )
 
 
 def _state(job: Quickstart, names: list[str], name: str) -> State:
@@ -76,7 +78,9 @@ def _stage(job: Quickstart, name: str, state: State) -> Stage:
     if name == "prepare_documents":
         parts = _documents(_json(folder / "documents" / "report.json"))
     elif name == "train_tokenizer":
-        parts = _tokenizer(_json(folder / "tokenizer" / "tokenizer.json"), _json(folder / "evaluation" / "evaluation.json"))
+        parts = _tokenizer(
+            _json(folder / "tokenizer" / "tokenizer.json"), _json(folder / "evaluation" / "evaluation.json")
+        )
     elif name == "draw_questions":
         parts = _questions(folder / "questions")
     elif name in ("pretrain", "tune") and (folder / name).is_dir():
@@ -141,9 +145,7 @@ def _evaluation(figures: dict[str, Any]) -> dict[str, Any]:
     ]
     rows = [
         (before["prompt"], [before["completion"], after["completion"], expected])
-        for before, after, expected in zip(
-            pretrain["samples"], tune["samples"], figures["expected"], strict=True
-        )
+        for before, after, expected in zip(pretrain["samples"], tune["samples"], figures["expected"], strict=True)
     ]
     return {
         "bars": [
@@ -167,7 +169,9 @@ def _evaluation(figures: dict[str, Any]) -> dict[str, Any]:
             )
         ],
         "comparisons": [
-            Comparison(["before tuning", "after tuning", "documentation says"], rows, "Questions about held-out modules")
+            Comparison(
+                ["before tuning", "after tuning", "documentation says"], rows, "Questions about held-out modules"
+            )
         ],
     }
 

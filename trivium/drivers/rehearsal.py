@@ -91,7 +91,12 @@ def preflight(session: Session) -> list[Check]:
             value=session.resolved.method.name,
             fix="use --dry-run",
         )
-    checks = [check_masks(samples), check_end(session, samples), *check_template(session), check_learning(session, samples)]
+    checks = [
+        check_masks(samples),
+        check_end(session, samples),
+        *check_template(session),
+        check_learning(session, samples),
+    ]
     for check in checks:
         print(f"{'ok  ' if check.good else 'FAIL'} {check.name}: {check.seen}")
     failed = [check for check in checks if not check.good]
@@ -134,7 +139,9 @@ def check_template(session: Session) -> list[Check]:
     whole = tokenizer.encode_chat([question, {"role": "assistant", "content": "A look before the start."}]).ids
     prompt = tokenizer.encode_prompt([question])
     same = list(whole[: len(prompt)]) == list(prompt)
-    return [Check("template", same, f"the prompt's {len(prompt)} ids {'begin' if same else 'do not begin'} the dialogue")]
+    return [
+        Check("template", same, f"the prompt's {len(prompt)} ids {'begin' if same else 'do not begin'} the dialogue")
+    ]
 
 
 def check_learning(session: Session, samples: list[Sample]) -> Check:

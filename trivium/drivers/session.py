@@ -213,9 +213,7 @@ def open_data(
     cache = Path(recipe.runs) / ".cache"
 
     def opened(sources: list[Source]) -> Dataset:
-        return open_dataset(
-            sources, kind=method.data_kind, tokenizer=tokenizer, settings=recipe.data, cache=cache
-        )
+        return open_dataset(sources, kind=method.data_kind, tokenizer=tokenizer, settings=recipe.data, cache=cache)
 
     if not processes.main:
         processes.barrier()
@@ -308,9 +306,7 @@ def continue_prompts(method: Method, prompts: list[str], tokens: int) -> list[st
         return []
     tokenizer = context.tokenizer
     dialogue = method.data_kind in ("instructions", "preferences") and bool(tokenizer.files.templates)
-    ids = [
-        tokenizer.encode_prompt([{"role": "user", "content": prompt}] if dialogue else prompt) for prompt in prompts
-    ]
+    ids = [tokenizer.encode_prompt([{"role": "user", "content": prompt}] if dialogue else prompt) for prompt in prompts]
     policy = context.roles["policy"]
     with policy.eager():
         completions = generate_ids(

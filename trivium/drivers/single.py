@@ -96,9 +96,7 @@ def run(session: Session, folder: RunFolder) -> None:
 
     recipe, trainer, main = session.recipe, session.trainer, session.processes.main
     store = CheckpointStore(folder.path, keep=recipe.train.keep_checkpoints)
-    checkpoints = Checkpoints(
-        store, parents=parents_of(session), config=session.resolved.dump(), seed=recipe.seed
-    )
+    checkpoints = Checkpoints(store, parents=parents_of(session), config=session.resolved.dump(), seed=recipe.seed)
     resumed = checkpoints.restore(trainer)
     if main:
         for message in [*store.messages, *session.notes]:

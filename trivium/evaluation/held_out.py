@@ -43,7 +43,9 @@ def held_out_loss(
         targets = batch.targets
         loss += float(
             model.module(
-                batch.input_ids, batch.layout, then=lambda hidden, head, targets=targets: token_loss(hidden, head, targets)
+                batch.input_ids,
+                batch.layout,
+                then=lambda hidden, head, targets=targets: token_loss(hidden, head, targets),
             )
         )
         tokens += batch.trained_tokens()

@@ -30,8 +30,12 @@ def token_divergence(
     total = hidden.sum() * 0.0  # keeps the graph whole when nothing is trained
 
     def chunk_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-        ours = torch.log_softmax(head(student).to(torch.promote_types(hidden.dtype, torch.float32)) / temperature, dim=-1)
-        theirs = torch.log_softmax(teacher_head(teacher).to(torch.promote_types(hidden.dtype, torch.float32)) / temperature, dim=-1)
+        ours = torch.log_softmax(
+            head(student).to(torch.promote_types(hidden.dtype, torch.float32)) / temperature, dim=-1
+        )
+        theirs = torch.log_softmax(
+            teacher_head(teacher).to(torch.promote_types(hidden.dtype, torch.float32)) / temperature, dim=-1
+        )
         return torch.nn.functional.kl_div(ours, theirs, reduction="sum", log_target=True)
 
     for student, teacher in zip(torch.split(hidden, CHUNK), torch.split(teacher_hidden, CHUNK), strict=True):

@@ -2,8 +2,8 @@
 
     g = mean over K ascent steps of grad_w loss(x + d_k),   d_k+1 = project(d_k + step * grad_d / |grad_d|)
 
-The noise d is kept inside a ball around zero for each sequence. Unit: trained tokens. Roles: the policy. Needs K forward
-and backward passes for one micro-batch, so it declares `backward` and cannot run in a pipeline.
+The noise d is kept inside a ball around zero for each sequence. Unit: trained tokens. Roles: the policy. Needs K
+forward and backward passes for one micro-batch, so it declares `backward` and cannot run in a pipeline.
 
 Zhu et al. 2020 (arXiv 1909.11764).
 """
@@ -48,9 +48,7 @@ class FreeLB(Method):
 
     def noisy_loss(self, batch: Batch, noise: Tensor | None) -> Terms:
         """Negative log-likelihood with `noise` [T, D] added to the embeddings."""
-        nll = self.policy(
-            batch, lambda hidden, head: losses.token_loss(hidden, head, batch.targets), offset=noise
-        )
+        nll = self.policy(batch, lambda hidden, head: losses.token_loss(hidden, head, batch.targets), offset=noise)
         return {"nll": Term(nll, unit="tokens")}
 
     def backward(self, batch: Batch, accumulate: Accumulate) -> Terms:
@@ -67,7 +65,9 @@ class FreeLB(Method):
             first = first or {name: Term(term.sum.detach(), term.unit) for name, term in terms.items()}
             accumulate(terms, share=1 / steps, last=index == steps - 1)
             assert noise.grad is not None
-            noise = within(noise.detach() + scale_to(noise.grad, layout, self.config.step_size), layout, self.config.radius)
+            noise = within(
+                noise.detach() + scale_to(noise.grad, layout, self.config.step_size), layout, self.config.radius
+            )
         assert first is not None
         return first
 

@@ -39,6 +39,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     exact = x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
     if torch.compiler.is_compiling() or x.device.type != "cpu" or not exact:
         return F.rms_norm(x, weight.shape, weight, eps)
+    if not torch.is_grad_enabled():
+        return _normalise(x, weight, eps)[0]
     result: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return result
 
@@ -49,6 +51,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         first, second = x.chunk(2, dim=-1)
         return x * cos + torch.cat((-second * sin, first * sin), dim=-1)
+    if not torch.is_grad_enabled():
+        return _turn(x, cos, sin, back=False)
     result: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
     return result
 
@@ -57,17 +61,25 @@ def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     """activation(gate) * up, keeping only its two inputs for the backward pass."""
     if torch.compiler.is_compiling():
         return torch.mul(ACTIVATIONS[activation](gate), up)
+    if not torch.is_grad_enabled():
+        return ACTIVATIONS[activation](gate).mul_(up)
     result: Tensor = _Gated.apply(gate, up, activation)  # type: ignore[no-untyped-call]
     return result
+
+
+def _normalise(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The result, and 1 / sqrt(mean(x^2) + eps) of each row."""
+    squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+    inverse: Tensor = squares.mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+    return (x * inverse).mul_(weight), inverse
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
-        inverse: Tensor = squares.mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+        normed, inverse = _normalise(x, weight, eps)
         ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight)
+        return normed
 
     @staticmethod
     @once_differentiable
