@@ -135,7 +135,7 @@ class Trainer:
         if progression.consecutive > self.settings.max_nonfinite:
             cause = "the loss" if not math.isfinite(result.loss) else "the gradient"
             raise TrainingDiverged(
-                f"{cause} was not finite in {progression.consecutive} updates in a row, up to update {progression.step}",
+                f"{cause} was not finite in {progression.consecutive} updates in a row, to update {progression.step}",
                 where="train.max_nonfinite",
                 value=self.settings.max_nonfinite,
                 fix="the last good checkpoint is kept: lower train.lr or train.clip and run again under another name "
