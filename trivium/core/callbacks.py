@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,8 +169,17 @@ class Show(Callback):
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
+        self.recent: deque[tuple[float, int]] = deque(maxlen=64)
 
     def update_end(self, trainer: Trainer, update: Update, result: StepResult, tokens: int) -> None:
         """Moves the line on."""
-        figures: dict[str, Any] = {"loss": result.loss, "lr": trainer.lr, "tokens": trainer.progression.tokens}
-        self.progress.update(trainer.progression.step, **figures)
+        self.recent.append((time.perf_counter(), trainer.progression.tokens))
+        (began, before), (now, after) = self.recent[0], self.recent[-1]
+        self.progress.update(
+            trainer.progression.step,
+            loss=result.loss,
+            lr=trainer.lr,
+            tokens=after,
+            tokens_per_second=(after - before) / (now - began) if now > began else None,
+            memory_bytes=memory_bytes(trainer.engine.device.type).current,
+        )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from trivium.artifacts.writer import JsonLines
 from trivium.core.callbacks import Callback
-from trivium.core.plan import Forecast, describe_machine, forecast
-from trivium.core.progress import memory_bytes, readable_bytes, readable_count, readable_seconds
+from trivium.core.plan import Forecast, forecast, measure
+from trivium.core.progress import readable_bytes, readable_count, readable_seconds
 
 if TYPE_CHECKING:
     from trivium.core.engine import StepResult
@@ -30,8 +30,9 @@ def session_forecast(session: Session, *, seconds_per_update: float | None = Non
         session.config,
         session.recipe,
         steps=session.total,
-        machine=describe_machine(device=session.device.type),
+        machine=session.machine,
         fill=session.loader.packing_efficiency,
+        trained_share=float(session.train_data.table.trained_counts().sum() / session.train_data.lengths.sum()),
         trainable=sum(p.numel() for role in roles for p in role.module.parameters() if p.requires_grad),
         frozen_roles=sum(not role.trainable for role in roles),
         ranks=session.processes.world,
@@ -83,23 +84,19 @@ class Forecasting(Callback):
             self.folder.write_json("forecast.json", {"forecast": self.plan})
             self.progress.note(f"forecast: {describe(plan)}")
 
-    def end(self, trainer: Trainer) -> None:
-        """The facts, once the run has gone to its end."""
-        if self.plan is None or trainer.progression.step < trainer.total:
+    def finish(self) -> None:
+        """The facts, once the run has gone to its end and its model is written."""
+        if self.plan is None:
             return
+        session, progression = self.session, self.session.trainer.progression
         timings = JsonLines(self.folder.path / "timings.jsonl").read()
-        checkpoint = _size(self.folder.path / "checkpoints" / f"step-{trainer.progression.step:08d}")
-        fact = {
-            "seconds": sum(line["seconds"] for line in timings),
-            "peak_memory_bytes": memory_bytes(self.session.device.type).peak,
-            "checkpoint_bytes": checkpoint,
-            "disk_bytes": _size(self.folder.path / "checkpoints") + checkpoint,
-            "steps": trainer.progression.step,
-            "tokens": trainer.progression.tokens,
-            "parameters": sum(p.numel() for p in trainer.engine.roles["policy"].module.parameters()),
-        }
+        fact = measure(
+            self.folder.path,
+            parameters=sum(p.numel() for p in session.trainer.engine.roles["policy"].module.parameters()),
+            steps=progression.step,
+            tokens=progression.tokens,
+            seconds=sum(line["seconds"] for line in timings),
+            keep=session.recipe.train.keep_checkpoints,
+            device=session.device.type,
+        )
         self.folder.write_json("forecast.json", {"forecast": self.plan, "fact": fact})
-
-
-def _size(folder: Any) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

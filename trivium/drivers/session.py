@@ -19,7 +19,7 @@ from trivium.core.distributed import Processes, resolve_device, start_processes
 from trivium.core.engine import Engine, slow_precision
 from trivium.core.feed import LoaderFeed
 from trivium.core.method import Context, Method, Role, RoleModel
-from trivium.core.plan import describe_machine, forecast, refuse_if_impossible
+from trivium.core.plan import Machine, describe_machine, forecast, refuse_if_impossible
 from trivium.core.state import Progression
 from trivium.core.trainer import Trainer
 from trivium.data.batch import Batch
@@ -57,6 +57,7 @@ class Session:
     compiled: bool
     trainer: Trainer
     feed: LoaderFeed
+    machine: Machine
     notes: list[str]
 
     @property
@@ -89,7 +90,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     train_data, validation_data = open_data(recipe, method, tokenizer, processes)
     loader = make_loader(recipe, train_data, processes)
     total = run_length(recipe, loader)
-    refuse_too_large(recipe, config, method, loader, total, device, processes)
+    machine = machine_that_fits(recipe, config, method, loader, total, device, processes)
     compiled = should_compile(recipe, config, total, device)
     roles = load_roles(recipe, config, method, compiled=compiled)
     feed = LoaderFeed(loader, Progression(), recipe.data.prefetch)
@@ -108,6 +109,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
         compiled=compiled,
         trainer=trainer,
         feed=feed,
+        machine=machine,
         notes=[*tokenizer.messages, *([warning] if warning else [])],
     )
 
@@ -141,7 +143,7 @@ def make_trainer(
     return Trainer(method, engine, context, total=total, sample=partial(continue_prompts, method))
 
 
-def refuse_too_large(
+def machine_that_fits(
     recipe: Recipe,
     config: ModelConfig,
     method: Method,
@@ -149,8 +151,8 @@ def refuse_too_large(
     total: int,
     device: torch.device,
     processes: Processes,
-) -> None:
-    """Raises ConfigError, with a setting that fits, before any memory is taken."""
+) -> Machine:
+    """The machine before any memory is taken; raises ConfigError, with a setting that fits, if it is too small."""
     machine = describe_machine(Path(recipe.runs), device=device.type)
     plan = forecast(
         config,
@@ -162,6 +164,7 @@ def refuse_too_large(
         ranks=processes.world,
     )
     refuse_if_impossible(plan, machine)
+    return machine
 
 
 def load_roles(recipe: Recipe, config: ModelConfig, method: Method, *, compiled: bool) -> dict[str, RoleModel]:

@@ -19,6 +19,7 @@ from trivium.errors import ArtifactDamaged, Interrupted, TrainingDiverged
 if TYPE_CHECKING:
     from trivium.artifacts.record import Parent
     from trivium.core.progress import Progress
+    from trivium.drivers.forecasting import Forecasting
     from trivium.drivers.session import Session
     from trivium.recipe import Recipe
 
@@ -92,7 +93,7 @@ def run(session: Session, folder: RunFolder) -> None:
     """Continues from the newest good checkpoint to the end, and leaves a report in every case."""
     from trivium.artifacts.checkpoints import CheckpointStore
     from trivium.core.checkpoint import Checkpoints
-    from trivium.core.progress import Progress
+    from trivium.drivers.forecasting import Forecasting
 
     recipe, trainer, main = session.recipe, session.trainer, session.processes.main
     store = CheckpointStore(folder.path, keep=recipe.train.keep_checkpoints)
@@ -107,10 +108,23 @@ def run(session: Session, folder: RunFolder) -> None:
         if resumed:
             say(f"continuing {folder.path} after update {trainer.progression.step} of {session.total}")
     trainer.save = checkpoints.save
-    with Progress(session.total, recipe.name) as progress, reported(session, folder):
-        add_callbacks(session, folder, progress)
+    with make_progress(session) as progress, reported(session, folder):
+        forecasting = Forecasting(session, folder, progress)
+        add_callbacks(session, folder, progress, forecasting)
         trainer.fit()
         write_final(session, folder, parents=checkpoints.parents)
+        if main:
+            forecasting.finish()
+
+
+def make_progress(session: Session) -> Progress:
+    """The progress line of the run, with the fraction of the machine's matrix peak that is used."""
+    from trivium.core.plan import flops_per_token
+    from trivium.core.progress import Progress, matrix_peak
+
+    per_token = flops_per_token(session.config, sequence_tokens=float(session.train_data.lengths.mean()))
+    peak = matrix_peak(session.device.type) if session.processes.main else None
+    return Progress(session.total, session.recipe.name, flops_per_token=per_token, peak_flops=peak)
 
 
 @contextmanager
@@ -135,11 +149,10 @@ def reported(session: Session, folder: RunFolder) -> Iterator[None]:
             write_report(folder)
 
 
-def add_callbacks(session: Session, folder: RunFolder, progress: Progress) -> None:
+def add_callbacks(session: Session, folder: RunFolder, progress: Progress, forecasting: Forecasting) -> None:
     """Log, validate, sample, show; files are written by the main process only."""
     from trivium.core.callbacks import Metrics, Sample, Show, Validate
     from trivium.core.mirror import tensorboard_mirror
-    from trivium.drivers.forecasting import Forecasting
 
     settings, trainer = session.recipe.train, session.trainer
     mirror = tensorboard_mirror(folder.path / "tensorboard") if settings.tensorboard else None
@@ -152,7 +165,7 @@ def add_callbacks(session: Session, folder: RunFolder, progress: Progress) -> No
         every = settings.sample_every or settings.validate_every
         trainer.callbacks.append(Sample(folder.path, settings.sample_prompts, settings.sample_tokens, every))
     if session.processes.main:
-        trainer.callbacks += [Show(progress), Forecasting(session, folder, progress)]
+        trainer.callbacks += [Show(progress), forecasting]
 
 
 def parents_of(session: Session) -> list[Parent]:
