@@ -58,8 +58,16 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The site is in site/index.html; its search needs a server: python3 -m http.server -d site"
 
-bench: $(VENV)/.core
+bench: $(VENV)/.core benchmarks/.envs/.peers
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/pretrain.py --peer-python benchmarks/.envs/peers/bin/python
+
+# The peers live in an environment of their own, so that nothing of theirs is ever imported by the product.
+benchmarks/.envs/.peers: constraints.txt
+	@mkdir -p benchmarks/.envs
+	@$(PYTHON) -m venv benchmarks/.envs/peers
+	@PIP_CONSTRAINT=constraints.txt benchmarks/.envs/peers/bin/python -m pip install -qq --prefer-binary torch transformers accelerate
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
