@@ -101,6 +101,8 @@ def test_the_final_folder_is_the_trained_model_for_other_tools(changed: Changed)
     with torch.no_grad():
         assert float((ours.module(ids) - theirs.eval()(ids).logits).abs().max()) < 1e-4
     tokenizer = transformers.AutoTokenizer.from_pretrained(run.final)
+    assert theirs.generation_config.eos_token_id in (ours.tokenizer.eos_id, list(ours.tokenizer.stop_ids))
+    assert theirs.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
     prompt = tokenizer("abc def", return_tensors="pt")
     expected = theirs.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert ours.generate("abc def", max_new_tokens=12, temperature=0) == tokenizer.decode(

@@ -84,8 +84,8 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     device = resolve_device(recipe.engine.device, int(os.environ.get("LOCAL_RANK", "0")))
     processes = start_processes(recipe.engine.name, device)
     set_up_torch(recipe, processes)
-    config = model_config(recipe)
-    tokenizer = load_tokenizer(recipe, config)
+    tokenizer = Tokenizer.load(recipe.tokenizer or recipe.model.path or "")
+    config = model_config(recipe, tokenizer)
     method: Method = resolved.method.cls(resolved.method.config)
     train_data, validation_data = open_data(recipe, method, tokenizer, processes)
     loader = make_loader(recipe, train_data, processes)
@@ -188,25 +188,28 @@ def set_up_torch(recipe: Recipe, processes: Processes) -> None:
     torch.use_deterministic_algorithms(recipe.train.deterministic, warn_only=True)
 
 
-def model_config(recipe: Recipe) -> ModelConfig:
-    """The shape of the model, from its folder or its preset."""
+def model_config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
+    """The shape of the model, from its folder or its preset; the tokenizer's ids must fit it.
+
+    A new model gets the special tokens of the tokenizer, so that every program that loads it knows where a text ends.
+    """
     if recipe.model.path is not None:
-        return read_config(recipe.model.path)
-    return preset(recipe.model.preset or "", recipe.model.config)
-
-
-def load_tokenizer(recipe: Recipe, config: ModelConfig) -> Tokenizer:
-    """The tokenizer of the recipe or of the model folder; its ids must fit the model."""
-    folder = recipe.tokenizer or recipe.model.path
-    assert folder is not None, "refused before: a preset needs a tokenizer"
-    tokenizer = Tokenizer.load(folder)
+        config = read_config(recipe.model.path)
+    else:
+        ends = tokenizer.stop_ids
+        special = {
+            "bos_id": tokenizer.bos_id,
+            "eos_id": ends[0] if len(ends) == 1 else list(ends),
+            "pad_id": tokenizer.pad_id,
+        }
+        config = preset(recipe.model.preset or "", {**special, **recipe.model.config})
     if tokenizer.vocab_size > config.vocab_size:
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}",
-            where=folder,
+            where=recipe.tokenizer or recipe.model.path,
             fix=f"set model.config.vocab_size={tokenizer.vocab_size}, or use the model's own tokenizer",
         )
-    return tokenizer
+    return config
 
 
 def open_data(
