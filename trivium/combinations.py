@@ -32,6 +32,7 @@ def refuse_wrong_combinations(resolved: ResolvedRecipe, environment: Mapping[str
     """Raises ConfigError if this recipe cannot run here; imports no torch."""
     found = [
         *_pipeline(resolved),
+        *_rollouts(resolved, environment),
         *_processes(resolved, environment),
         *_numbers(resolved),
         *_without_effect(resolved),
@@ -170,6 +171,21 @@ def _pipeline(resolved: ResolvedRecipe) -> Iterator[Problem]:
     if reason:
         fix = "set engine.name=fsdp2 (or ddp, or single)"
         yield _problem(resolved, ("engine", "name"), f"the method {name} {reason}: no pipeline can run it", fix)
+
+
+def _rollouts(resolved: ResolvedRecipe, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Ranks that generate take different numbers of steps, so their forward passes must not wait for each other."""
+    recipe, cls = resolved.recipe, resolved.method.cls
+    if not issubclass(cls, Method) or cls.data_kind != "prompts":
+        return
+    if recipe.engine.name == "fsdp2":
+        text = f"the method {resolved.method.name} generates text, which sharded ranks cannot do on their own"
+        yield _problem(resolved, ("engine", "name"), text, "set engine.name=ddp (or single)")
+    world = int(environment.get("WORLD_SIZE", "1"))
+    if recipe.engine.name == "ddp" and recipe.train.batch_size % world:
+        text = f"the prompts of one rollout do not divide among {world} ranks"
+        fix = f"set train.batch_size to a multiple of {world}"
+        yield _problem(resolved, ("train", "batch_size"), text, fix, recipe.train.batch_size)
 
 
 def _numbers(resolved: ResolvedRecipe) -> Iterator[Problem]:

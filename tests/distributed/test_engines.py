@@ -39,6 +39,7 @@ def jobs() -> dict[str, tuple[str, str, str, dict[str, Any]]]:
         work[f"{engine} trained"] = ("trained", "clm", engine, {"micro_rows": 2})
     for name, (method, settings) in PIPELINES.items():
         work[f"pipeline {name}"] = ("gradients", method, "pipeline", settings)
+    work["ddp grpo"] = ("trained", "grpo", "ddp", {"micro_rows": 4})
     work["pipeline trained"] = ("trained", "clm", "pipeline", {"micro_rows": 2, "pad_to": 60})
     return work
 
@@ -94,6 +95,11 @@ def test_a_pipeline_has_the_gradient_of_one_process(results: list[dict[str, Any]
         parts = [rank[f"pipeline {case}"][update] for rank in results]
         assert all(parts), "both stages hold parameters"
         assert_same_gradients({**parts[0], **parts[1]}, reference[update])
+
+
+def test_ranks_that_roll_out_different_prompts_stay_one_model(results: list[dict[str, Any]]) -> None:
+    first, second = (rank["ddp grpo"]["weights"] for rank in results)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, "pipeline"])

@@ -66,6 +66,12 @@ CASES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
     "unknown device": (["engine.device=gpu"], {}, ["unknown device", "gpu", "cuda"]),
     "several passes in a pipeline": (["engine.name=pipeline", "method=freelb"], TORCHRUN, ["no pipeline", "fsdp2"]),
     "rollouts in a pipeline": (["engine.name=pipeline", "method=grpo"], TORCHRUN, ["no pipeline", "rollouts"]),
+    "rollouts of sharded ranks": (["engine.name=fsdp2", "method=grpo"], TORCHRUN, ["generates text", "ddp"]),
+    "prompts that do not divide": (
+        ["engine.name=ddp", "method=grpo", "train.batch_size=7"],
+        TORCHRUN,
+        ["do not divide", "multiple of 2"],
+    ),
     "part larger than the whole": (["train.micro_batch_size=9"], {}, ["larger than train.batch_size (8)", "9"]),
     "warm-up longer than the run": (["train.warmup_steps=101"], {}, ["larger than the run of 100 steps"]),
     "rows longer than the positions": (
