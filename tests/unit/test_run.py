@@ -262,3 +262,20 @@ def test_a_full_disk_costs_a_checkpoint_not_the_run(
     full.append(6)
     with pytest.raises(DiskFull):
         tv.train({**changed(), "name": "full-at-the-end"})
+
+
+def test_tensorboard_gets_the_metrics(changed: Changed) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = tv.train(changed(tensorboard=True))
+    events = event_accumulator.EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    logged = [line["loss"] for line in lines(run.folder / "metrics.jsonl") if line["kind"] == "train"]
+    assert [scalar.value for scalar in events.Scalars("train/loss")] == pytest.approx(logged)
+
+
+def test_a_mirror_that_fails_never_stops_a_run(
+    changed: Changed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = pytest.importorskip("tensorboard.summary").Writer
+    monkeypatch.setattr(writer, "add_scalar", lambda *_, **__: 1 / 0)
+    assert tv.train(changed(tensorboard=True)).final is not None
+    assert capsys.readouterr().err.count("no longer written") == 1

@@ -59,7 +59,7 @@ class Scale:
     pretrain: dict[str, Any] = field(
         default_factory=lambda: {"tokens": 3_000_000, "batch_size": 8, "lr": 4e-3, **_QUICK}
     )
-    tune: dict[str, Any] = field(default_factory=lambda: {"tokens": 800_000, "batch_size": 8, "lr": 6e-4, **_QUICK})
+    tune: dict[str, Any] = field(default_factory=lambda: {"tokens": 800_000, "batch_size": 8, "lr": 4e-4, **_QUICK})
     samples: int = 6
 
 
