@@ -101,20 +101,18 @@ def run_once(recipe: dict[str, Any], phase: Any) -> None:
         single.train({**recipe, "train": {**recipe["train"], "threads": 1}})
 
 
-def finish(recipe: dict[str, Any], kills: int, seed: int) -> Counter[str]:
-    """Runs to the end, killing `kills` times on the way; each attempt gets a random time to live."""
+def finish(recipe: dict[str, Any], kills: int, seed: int, lifetime: float = 0.0) -> Counter[str]:
+    """Runs to the end, killing `kills` times on the way; each attempt lives for a random part of `lifetime` seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     rng = random.Random(seed)
     died: Counter[str] = Counter()
-    alive = 4.0
     while True:
         phase = context.Value("i", 0)
         process = context.Process(target=run_once, args=(recipe, phase))
-        began = time.perf_counter()
         process.start()
         if sum(died.values()) < kills:
-            process.join(rng.uniform(0.05, alive))
+            process.join(rng.uniform(0.05, lifetime))
             if process.is_alive():
                 assert process.pid is not None
                 os.kill(process.pid, signal.SIGKILL)
@@ -126,7 +124,6 @@ def finish(recipe: dict[str, Any], kills: int, seed: int) -> Counter[str]:
         if sum(died.values()) >= kills:
             return died
         # It got to the end before it was killed often enough: start a new run of the same kind beside it.
-        alive = max(0.3, 0.8 * (time.perf_counter() - began))
         state = fingerprint(Path(recipe["runs"]) / recipe["name"])
         folder = Path(recipe["runs"]) / recipe["name"]
         folder.rename(folder.with_name(f"{recipe['name']}-{sum(died.values())}-{state['final']}"))
@@ -154,8 +151,10 @@ def experiment(method: str, kills: int, seed: int = 0) -> tuple[dict[str, str], 
     """(fingerprint of an undisturbed run, fingerprints of all disturbed runs, deaths by phase)."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = make_world(Path(folder), method)
+        finish({**recipe, "name": "warm"}, 0, seed)  # starts the server that the processes are forked from
+        began = time.perf_counter()
         finish({**recipe, "name": "calm"}, 0, seed)
-        died = finish(recipe, kills, seed)
+        died = finish(recipe, kills, seed, lifetime=time.perf_counter() - began)
         runs = Path(recipe["runs"])
         disturbed = [fingerprint(path) for path in sorted(runs.iterdir()) if path.name.startswith("killed")]
         return fingerprint(runs / "calm"), disturbed, died
