@@ -124,9 +124,8 @@ def finish(recipe: dict[str, Any], kills: int, seed: int, lifetime: float = 0.0)
         if sum(died.values()) >= kills:
             return died
         # It got to the end before it was killed often enough: start a new run of the same kind beside it.
-        state = fingerprint(Path(recipe["runs"]) / recipe["name"])
         folder = Path(recipe["runs"]) / recipe["name"]
-        folder.rename(folder.with_name(f"{recipe['name']}-{sum(died.values())}-{state['final']}"))
+        folder.rename(folder.with_name(f"{recipe['name']}-{len(list(folder.parent.iterdir()))}"))
 
 
 def fingerprint(run: Path) -> dict[str, str]:
