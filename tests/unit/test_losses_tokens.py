@@ -31,7 +31,7 @@ def make(
 
 @pytest.fixture(autouse=True, params=[1, 4, 1000], ids=lambda size: f"chunk{size}")
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "CHUNK_ELEMENTS", request.param * V)
+    monkeypatch.setitem(tokens.CHUNKS, "cpu", (request.param, 0))
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -18,8 +18,12 @@ from torch.nn import functional as F
 
 from trivium.data.batch import IGNORE
 
-CHUNK_ELEMENTS = 1 << 21
-"""Logits in one chunk: 8 MB in float32."""
+CHUNKS = {"cpu": (256, 1 << 21), "cuda": (1024, 1 << 27)}
+"""Least number of tokens in a chunk, and the number of logits it is filled up to, by kind of device.
+
+On a CPU the chunk should stay in the cache, on a GPU fill the machine; with fewer tokens than the least, the time
+goes into reading the weights again and again.
+"""
 
 
 def token_loss(hidden: Tensor, head: nn.Linear, targets: Tensor, *, weights: Tensor | None = None) -> Tensor:
@@ -54,15 +58,11 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-def _trained(targets: Tensor) -> Tensor:
-    return (targets != IGNORE).nonzero().squeeze(1)
-
-
-def _chunks(index: Tensor, vocabulary: int) -> Iterator[tuple[slice, Tensor]]:
-    """(place among the trained tokens, their places among all tokens)."""
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
-    for start in range(0, len(index), size):
-        yield slice(start, start + size), index[start : start + size]
+def _chunks(targets: Tensor, vocabulary: int) -> Iterator[Tensor]:
+    """Places of the trained tokens, a chunk at a time."""
+    least, logits = CHUNKS.get(targets.device.type, CHUNKS["cpu"])
+    index = (targets != IGNORE).nonzero().squeeze(1)
+    return iter(torch.split(index, max(least, logits // vocabulary))) if len(index) else iter(())
 
 
 def _log_softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -109,12 +109,11 @@ class _TokenLoss(torch.autograd.Function):
         need: tuple[bool, ...],
     ) -> Tensor:
         dtype = _compute_dtype(hidden)
-        index = _trained(targets)
         gradients = _Gradients(hidden, weight, bias, need)
         loss = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(dtype)
-            for _, at in _chunks(index, weight.shape[0]):
+            for at in _chunks(targets, weight.shape[0]):
                 inputs, goal = hidden[at].to(dtype), targets[at].unsqueeze(1)
                 logp = _log_softmax(inputs, matrix, bias)
                 scale = None if weights is None else weights[at].to(logp.dtype).unsqueeze(1)
@@ -147,7 +146,7 @@ class _TokenLogprobs(torch.autograd.Function):
         )
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(ctx.dtype)
-            for _, at in _chunks(_trained(targets), weight.shape[0]):
+            for at in _chunks(targets, weight.shape[0]):
                 logp = _log_softmax(hidden[at].to(ctx.dtype), matrix, bias)
                 result[at] = logp.gather(1, targets[at].unsqueeze(1)).squeeze(1)
         return result
@@ -158,7 +157,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, bias, targets = ctx.saved_tensors
         gradients = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
         matrix = weight.to(ctx.dtype)
-        for _, at in _chunks(_trained(targets), weight.shape[0]):
+        for at in _chunks(targets, weight.shape[0]):
             inputs, goal = hidden[at].to(ctx.dtype), targets[at].unsqueeze(1)
             slope = _log_softmax(inputs, matrix, bias).exp_().neg_()
             slope.scatter_add_(1, goal, torch.ones_like(goal, dtype=slope.dtype))
