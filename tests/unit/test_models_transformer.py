@@ -251,6 +251,11 @@ def test_too_long_for_learned_positions() -> None:
     assert MODELS["llama"](ids_of(33)[None]).isfinite().all()
 
 
+def test_a_layout_of_other_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="the layout counts 5 tokens, input_ids has 6"):
+        MODELS["llama"](ids_of(6), Layout((2, 3)))
+
+
 def test_equal_lengths_take_one_call() -> None:
     device = torch.device("cpu")
     assert isinstance(plan_attention(Layout((5, 5, 5)), window=None, device=device), UniformAttention)

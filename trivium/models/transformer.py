@@ -196,6 +196,8 @@ class Transformer(nn.Module):
         if layout is None:
             layout = Layout((shape[1],) * shape[0])
             input_ids = input_ids.reshape(-1)
+        if layout.tokens != input_ids.shape[0]:
+            raise ValueError(f"the layout counts {layout.tokens} tokens, input_ids has {input_ids.shape[0]}")
         plan = self.plan(layout, cache=cache, device=input_ids.device)
         hidden = self.run_blocks(self.embed_inputs(input_ids, plan.positions, offset), plan)
         if cache is not None:
