@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.conformance.harness import Frozen, assert_same_gradients, make_trainer
+from tests.conformance.harness import Frozen, assert_same_gradients, make_trainer, tiny_config
 from trivium import losses
 from trivium.config import StrictModel
 from trivium.core.callbacks import Callback
@@ -214,3 +214,16 @@ def test_stop_in_a_rollout_abandons_it_and_saves_the_state_before_it() -> None:
     with pytest.raises(Exception, match="stopped by SIGTERM after update 4"):
         trainer.fit()
     assert trainer.progression.step == position, "an abandoned rollout has changed nothing"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_random_numbers_drawn_outside_of_the_loop_change_nothing(name: str) -> None:
+    gpt2 = {"family": "gpt2", "positions": "learned", "norm": "layernorm", "mlp": "plain", "activation": "gelu_tanh"}
+    config = tiny_config(**gpt2, biases=("attention", "mlp"), num_kv_heads=4, dropout=0.2)
+    weights = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        trainer = make_trainer(METHODS[name](), steps=4, config=config)
+        trainer.fit()
+        weights.append(trainer.engine.weights("policy"))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from trivium.core.callbacks import Callback, due
 from trivium.core.distributed import Processes
 from trivium.core.engine import Engine, StepResult
@@ -89,7 +91,7 @@ class Trainer:
             return
         with self.signals(), self.observed():
             try:
-                for update in self.method.updates():
+                for update in self.updates():
                     self.advance(update)
                     if not update.boundary:
                         continue
@@ -109,6 +111,16 @@ class Trainer:
             except RolloutAbandoned:
                 self.commit()
                 self.leave()
+
+    def updates(self) -> Iterator[Update]:
+        """The method's updates; what it draws between two of them depends on the update only, not on a resume."""
+        updates = self.method.updates()
+        while True:
+            torch.manual_seed(self.context.seed("updates"))
+            update = next(updates, None)
+            if update is None:
+                return
+            yield update
 
     def advance(self, update: Update) -> None:
         """One update: count, run, advance the state, tell the callbacks."""
