@@ -86,7 +86,10 @@ def test_held_out_modules_are_in_neither_training_set(scale: Scale, tmp_path: Pa
 
     held_out = modules(folder / "documents" / "documents.validation.jsonl")
     assert held_out and not held_out & modules(folder / "documents" / "documents.train.jsonl")
-    asked = {json.loads(line)["document"].split(".")[0] for line in (folder / "questions" / "train.jsonl").read_text().splitlines()}
+    asked = {
+        json.loads(line)["document"].split(".")[0]
+        for line in (folder / "questions" / "train.jsonl").read_text().splitlines()
+    }
     assert not held_out & asked
 
 
