@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,9 +20,19 @@ from pydantic import ValidationError
 from trivium.artifacts.paths import inside
 from trivium.errors import ModelError
 from trivium.lazy import torch
-from trivium.models.build import family, family_names, first_problem
+from trivium.models.build import family, family_names, first_problem, initial_weight
 from trivium.models.config import ModelConfig
-from trivium.models.huggingface import Key, expand
+from trivium.models.huggingface import (
+    HEAD_FIELDS,
+    OWN_SECTION,
+    Key,
+    expand,
+    head_of,
+    write_config,
+)
+from trivium.models.huggingface import (
+    read_config as read_settings,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,9 +58,17 @@ def read_config(folder: Path | str) -> ModelConfig:
 
 
 def load_model(
-    folder: Path | str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    folder: Path | str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    head: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Transformer:
     """The model in `folder`; parameters have `dtype` (default: the one config.json names, else the file's).
+
+    head: settings of another head to put on the body (`HEAD_FIELDS`). What the folder has for it is used, the rest is
+    random from `seed`.
 
     Raises ModelError naming what is missing, unknown, malformed or of another shape.
     """
@@ -57,13 +76,17 @@ def load_model(
 
     path = Path(folder)
     raw = _read_json(path / CONFIG)
-    config = _config_of(path, raw)
+    stored = _config_of(path, raw)
+    config = stored if head is None else with_head(stored, head)
     dtype = _stored_dtype(raw) if dtype is None else dtype
     model = Transformer(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     with ExitStack() as files:
         found = _tensor_sources(path, files)
-        weights = _own_weights(path, config, shapes, found)
+        weights = _own_weights(path, config, shapes, found, new_head=config != stored)
+    for name, shape in shapes.items():
+        if config != stored and name.startswith("head.") and name not in weights and not is_tied(config, name):
+            weights[name] = initial_weight(name, shape, config, seed=seed)
     model.assign({name: _prepared(tensor, dtype, device) for name, tensor in weights.items()})
     return model
 
@@ -85,15 +108,15 @@ def save_model(
     from trivium.artifacts.writer import write_plain
     from trivium.models.transformer import Transformer
 
-    path, file = Path(folder), family(config.family)
+    path = Path(folder)
     expected = [name for name, _ in Transformer(config).named_parameters()]
-    _same_names(path, expected, set(state_dict) - {"head.weight"} if config.tie_embeddings else set(state_dict))
+    _same_names(path, expected, {name for name in state_dict if not is_tied(config, name)})
     kind = _dtype_name(dtype or state_dict[expected[0]].dtype)
 
     def write_json(name: str, content: Mapping[str, Any]) -> None:
         write_plain(path / name, iter([(json.dumps(content, indent=2) + "\n").encode()]))
 
-    table = expand(file.KEYS, config, expected)
+    table = expand(keys_of(config), config, expected)
     shards = _shards(table, state_dict, dtype, max_shard_bytes)
     names = (
         [SINGLE]
@@ -102,7 +125,7 @@ def save_model(
     )
     total = 0
     for name, keys in zip(names, shards, strict=True):
-        tensors = {key.file: _file_tensor(key, state_dict, dtype) for key in keys}
+        tensors = {key.file: _file_tensor(key, state_dict, dtype, config.num_kv_heads) for key in keys}
         write_tensors(path / name, tensors, metadata={"format": "pt"})
         total += sum(tensor.nbytes for tensor in tensors.values())
     if len(shards) > 1:
@@ -111,9 +134,8 @@ def save_model(
     tokens = {f"{name}_token_id": getattr(config, f"{name}_id") for name in ("bos", "eos", "pad")}
     known = {name: token for name, token in tokens.items() if token is not None}
     write_json(GENERATION, {"_from_model_config": True, **known, "transformers_version": TRANSFORMERS})
-    header = {"architectures": [file.ARCHITECTURE], "model_type": config.family}
     types = {"dtype": kind, "torch_dtype": kind, "transformers_version": TRANSFORMERS, "use_cache": True}
-    write_json(CONFIG, {**header, **file.to_hf(config), **types})
+    write_json(CONFIG, {**write_config(family(config.family), config), **types})
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -163,7 +185,7 @@ def _config_of(folder: Path, raw: dict[str, Any]) -> ModelConfig:
         raw = raw if ends is None else {**raw, "eos_token_id": ends}
     file = family(kind)
     try:
-        return ModelConfig.model_validate(file.from_hf(raw))
+        return ModelConfig.model_validate(read_settings(file, raw))
     except ModelError as error:
         raise ModelError(error.problem, where=f"{where}: {error.where}", value=error.value, fix=error.fix) from None
     except ValidationError as error:
@@ -232,23 +254,63 @@ def _open(path: Path, files: ExitStack) -> dict[str, Source]:
     return {name: source(name) for name in names}
 
 
-def _own_weights(
-    folder: Path, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], found: Mapping[str, Source]
-) -> dict[str, Tensor]:
-    """Parameters by this package's names, mapped from the files; every name and shape checked."""
+def with_head(config: ModelConfig, head: Mapping[str, Any]) -> ModelConfig:
+    """The same body with another head; settings that `head` leaves out have their default."""
+    unknown = set(head) - set(HEAD_FIELDS)
+    if unknown:
+        raise ValueError(f"no settings of a head: {sorted(unknown)}")
+    body = {name: value for name, value in config.model_dump().items() if name not in HEAD_FIELDS}
+    return ModelConfig.model_validate({**body, **head})
+
+
+def is_tied(config: ModelConfig, name: str) -> bool:
+    """Whether the parameter `name` is the embedding under another name."""
+    return config.tie_embeddings and name == "head.weight"
+
+
+def keys_of(config: ModelConfig) -> list[Key]:
+    """The tensors of a folder of this model, for all layers at once."""
     file = family(config.family)
-    named = {_full_name(name, file.PREFIX, file.KEYS): source for name, source in found.items()}
-    ignored = re.compile(file.IGNORED)
-    table = expand(file.KEYS, config, shapes)
-    tied = {key.file for key in table if config.tie_embeddings and key.own == ("head.weight",)}
+    name, head = head_of(file, config)
+    keys = [*file.KEYS, *head.keys]
+    prefix = "" if name == "none" else head.prefix
+    if prefix is not None:
+        keys = [replace(key, file=prefix + key.file.removeprefix(file.PREFIX)) for key in file.KEYS] + head.keys
+    if name != config.head:  # a head that only this package knows keeps its own names
+        keys += [
+            Key(f"{OWN_SECTION}.{part}", (part,))
+            for module in ("head", "head.dense", "head.norm", "head.out")
+            for part in (f"{module}.weight", f"{module}.bias")
+        ]
+    return keys
+
+
+def _own_weights(
+    folder: Path,
+    config: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, Source],
+    *,
+    new_head: bool,
+) -> dict[str, Tensor]:
+    """Parameters by this package's names, mapped from the files; every name and shape checked.
+
+    new_head: the folder was written with another head, so it may lack tensors of this one and hold others.
+    """
+    file = family(config.family)
+    table = expand(keys_of(config), config, shapes)
+    named = _full_names(found, {key.file for key in table}, file.PREFIX)
+    other = {key.file for head in file.HEADS.values() for key in head.keys} if new_head else set()
+    tied = {key.file for key in table if is_tied(config, key.own[0])}
+    optional = tied | {key.file for key in table if new_head and key.own[0].startswith("head.")}
     _same_names(
         folder,
-        {key.file for key in table} - tied,
-        {name for name in named if not ignored.fullmatch(name)} - tied,
+        {key.file for key in table} - optional,
+        {name for name in named if not re.fullmatch(file.IGNORED, name)} - optional - other,
     )
     weights: dict[str, Tensor] = {}
     for key in table:
-        if key.file in tied and key.file not in named:
+        if key.file not in named:
             continue
         tensor = named[key.file]()
         if not tensor.is_floating_point():
@@ -259,13 +321,15 @@ def _own_weights(
         expected = [shapes[name] for name in key.own]
         whole = (sum(shape[0] for shape in expected), *expected[0][1:])
         if tuple(tensor.shape) != whole:
+            if key.file in optional - tied:  # another number of labels: not this head
+                continue
             raise ModelError(
                 "a weight has another shape than config.json asks for",
                 where=f"{folder}: {key.file}",
                 value=f"{_shape(tensor.shape, key)} in the file, {_shape(whole, key)} by config.json",
                 fix="the config.json belongs to another model, or was edited",
             )
-        weights.update(zip(key.own, torch.split(tensor, [shape[0] for shape in expected]), strict=True))
+        weights.update(zip(key.own, _unstacked(tensor, key, expected, config.num_kv_heads), strict=True))
     if "head.weight" in weights and tied and not torch.equal(weights.pop("head.weight"), weights["embed.weight"]):
         raise ModelError(
             "head and embedding are tied but have different weights",
@@ -275,15 +339,26 @@ def _own_weights(
     return weights
 
 
+def _unstacked(tensor: Tensor, key: Key, shapes: list[tuple[int, ...]], groups: int) -> list[Tensor]:
+    """The parameters that one tensor of a file holds."""
+    if not key.grouped:
+        return list(torch.split(tensor, [shape[0] for shape in shapes]))
+    parts = torch.split(tensor.unflatten(0, (groups, -1)), [shape[0] // groups for shape in shapes], dim=1)
+    return [part.flatten(0, 1) for part in parts]
+
+
 def _shape(shape: Collection[int], key: Key) -> list[int]:
     """The shape as the file has it."""
     return list(shape)[::-1] if key.transposed else list(shape)
 
 
-def _full_name(name: str, prefix: str, table: Collection[Key]) -> str:
-    """The name with the prefix that folders of a bare model (without the head) leave out."""
-    heads = {key.file.split(".")[0] for key in table}
-    return name if name.split(".")[0] in heads else prefix + name
+def _full_names(found: Mapping[str, Source], table: Collection[str], prefix: str) -> dict[str, Source]:
+    """The tensors by the names of the table: some folders put the prefix before the body, some leave it out."""
+    names = {}
+    for name, source in found.items():
+        variants = (name, prefix + name, name.removeprefix(prefix))
+        names[next((variant for variant in variants if variant in table), name)] = source
+    return names
 
 
 def _same_names(folder: Path, expected: Collection[str], found: Collection[str]) -> None:
@@ -297,7 +372,7 @@ def _same_names(folder: Path, expected: Collection[str], found: Collection[str])
         raise ModelError(
             "the weights do not fit the model: " + ", ".join(parts),
             where=folder,
-            fix="config.json and the weights must come from the same model, a causal language model",
+            fix="config.json and the weights must come from the same model",
         )
 
 
@@ -308,9 +383,11 @@ def _prepared(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | 
     return moved if aligned and moved.is_contiguous() else moved.clone(memory_format=torch.contiguous_format)
 
 
-def _file_tensor(key: Key, state_dict: Mapping[str, Tensor], dtype: torch.dtype | None) -> Tensor:
+def _file_tensor(key: Key, state_dict: Mapping[str, Tensor], dtype: torch.dtype | None, groups: int) -> Tensor:
     """The tensor of a file, from the parameters it holds."""
     parts = [state_dict[name].detach().to(device="cpu", dtype=dtype) for name in key.own]
+    if key.grouped:
+        parts = [torch.cat([part.unflatten(0, (groups, -1)) for part in parts], dim=1).flatten(0, 1)]
     tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
     return tensor.t().contiguous() if key.transposed else tensor.contiguous()
 

@@ -6,7 +6,9 @@ A family declares tables (`FIELDS`, `KEYS`); both directions are read off the sa
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import product
+from types import ModuleType
 from typing import Any
 
 from trivium.errors import ModelError
@@ -35,29 +37,153 @@ class Key:
     file:       its name, with `{}` for the number of the layer.
     own:        name of the parameter here; several are stacked along the output dimension, in this order.
     transposed: the file stores [in, out] (GPT-2's Conv1D), torch.nn.Linear [out, in].
+    grouped:    several parameters are stacked for each key/value head, and these one after the other.
     """
 
     file: str
     own: tuple[str, ...]
     transposed: bool = False
+    grouped: bool = False
 
-    def at(self, layer: int) -> Key:
-        """The key of one layer."""
-        return Key(self.file.format(layer), tuple(name.format(layer) for name in self.own), self.transposed)
+    def at(self, *numbers: int) -> Key:
+        """The key of one layer, or of one expert of one layer."""
+        return replace(self, file=self.file.format(*numbers), own=tuple(name.format(*numbers) for name in self.own))
 
 
-def keys(file: str, *own: str, transposed: bool = False, kinds: tuple[str, ...] = ("weight", "bias")) -> list[Key]:
+@dataclass(frozen=True)
+class Head:
+    """A head that transformers has for a family: its class, the names of its tensors, and what it computes.
+
+    fields:  settings of `ModelConfig` that the class implies.
+    aliases: further classes whose folders hold this head.
+    prefix:  where the class keeps the body, if not where the family's others do.
+    """
+
+    architecture: str
+    keys: list[Key]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    prefix: str | None = None
+
+
+def keys(
+    file: str,
+    *own: str,
+    transposed: bool = False,
+    grouped: bool = False,
+    kinds: tuple[str, ...] = ("weight", "bias"),
+) -> list[Key]:
     """The keys of a module: its weight and, where the model has one, its bias (which is never transposed)."""
     return [
-        Key(f"{file}.{kind}", tuple(f"{name}.{kind}" for name in own), transposed and kind == "weight")
+        Key(f"{file}.{kind}", tuple(f"{name}.{kind}" for name in own), transposed and kind == "weight", grouped)
         for kind in kinds
     ]
 
 
+def causal_heads(name: str, *, score_bias: bool = False) -> dict[str, Head]:
+    """The heads of the decoders of transformers that keep their body in `model.` and differ in the name only."""
+    pooled = {"pooling": "last", "head_bias": score_bias}
+    return {
+        "language": Head(f"{name}ForCausalLM", keys("lm_head", "head")),
+        "sequence": Head(f"{name}ForSequenceClassification", keys("score", "head.out"), pooled),
+        "token": Head(f"{name}ForTokenClassification", keys("score", "head.out"), {"head_bias": True}),
+        "none": Head(f"{name}Model", []),
+    }
+
+
 def expand(table: Collection[Key], config: ModelConfig, parameters: Collection[str]) -> list[Key]:
-    """The table for every layer of `config`, without the keys of `parameters` this model does not have."""
-    rows = [key.at(layer) for key in table for layer in (range(config.num_layers) if "{}" in key.file else (0,))]
+    """The table for every layer and expert of `config`, without keys of `parameters` this model does not have."""
+    rows: list[Key] = []
+    for key in table:
+        encoder = config.num_decoder_layers is None or key.own[0].startswith("encoder.")
+        ranges = [range(config.num_layers if encoder else config.num_decoder_layers or 0), range(config.experts)]
+        rows += [key.at(*numbers) for numbers in product(*ranges[: key.file.count("{}")])]
     return [key for key in rows if all(name in parameters for name in key.own)]
+
+
+# config.json
+
+HEAD_FIELDS = ("head", "labels", "problem", "pooling", "head_dense", "head_bias", "head_dropout")
+OWN_SECTION = "trivium"
+"""Key of config.json under which a head stands that transformers does not have for the family."""
+_PROBLEMS = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+def read_config(file: ModuleType, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `ModelConfig` from a config.json of the family `file`; ModelError if it asks for something else."""
+    return {**file.from_hf(raw), **read_head(file, raw)}
+
+
+def write_config(file: ModuleType, config: ModelConfig) -> dict[str, Any]:
+    """The config.json of `config`, without the type of its weights."""
+    name, head = head_of(file, config)
+    written: dict[str, Any] = {"architectures": [head.architecture], "model_type": config.family, **file.to_hf(config)}
+    if name != config.head:
+        written[OWN_SECTION] = {key: _plain(getattr(config, key)) for key in HEAD_FIELDS}
+        return written
+    if config.labels:
+        written["id2label"] = {str(number): label for number, label in enumerate(config.labels)}
+        written["label2id"] = {label: number for number, label in enumerate(config.labels)}
+    if config.head == "sequence":
+        written["problem_type"] = _PROBLEMS[config.problem]
+    if config.head in ("sequence", "token", "span"):
+        written["classifier_dropout"] = config.head_dropout
+    return written
+
+
+def head_of(file: ModuleType, config: ModelConfig) -> tuple[str, Head]:
+    """(name, head) under which transformers knows the head of `config`; ("none", ...) if it does not."""
+    head: Head | None = file.HEADS.get(config.head)
+    if head is not None and all(getattr(config, name) == value for name, value in head.fields.items()):
+        return config.head, head
+    return "none", file.HEADS["none"]
+
+
+def read_head(file: ModuleType, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the head from a config.json."""
+    own = raw.get(OWN_SECTION)
+    if own is not None:
+        if not isinstance(own, dict) or set(own) - set(HEAD_FIELDS):
+            raise ModelError("malformed head of a model", where=OWN_SECTION, value=own)
+        return dict(own)
+    classes = raw.get("architectures") or [next(iter(file.HEADS.values())).architecture]
+    wanted = classes[0] if isinstance(classes, list) else classes
+    for name, head in file.HEADS.items():
+        if wanted == head.architecture or wanted in head.aliases:
+            return {"head": name, **head.fields, **_read_labels(name, raw)}
+    known = ", ".join(head.architecture for head in file.HEADS.values())
+    raise ModelError("unsupported class of model", where="architectures", value=wanted, fix=f"supported: {known}")
+
+
+def _read_labels(head: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    if head not in ("sequence", "token", "span"):
+        return {}
+    fields: dict[str, Any] = {"head_dropout": raw.get("classifier_dropout") or 0.0}
+    if head == "span":
+        return fields
+    names = raw.get("id2label")
+    if names is None:
+        names = {str(number): f"LABEL_{number}" for number in range(raw.get("num_labels", 2))}
+    if not isinstance(names, dict) or sorted(names, key=_number) != [str(number) for number in range(len(names))]:
+        raise ModelError("labels must be numbered from 0", where="id2label", value=names)
+    fields["labels"] = tuple(str(names[str(number)]) for number in range(len(names)))
+    if head == "sequence":
+        default = "regression" if len(names) == 1 else "single_label"
+        kinds = {theirs: ours for ours, theirs in _PROBLEMS.items()}
+        fields["problem"] = kinds.get(raw.get("problem_type") or "", default)
+    return fields
+
+
+def _number(text: str) -> tuple[bool, int | str]:
+    return (False, int(text)) if text.isdecimal() else (True, text)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def read_fields(raw: Mapping[str, Any], fields: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,9 +235,7 @@ def read_rope(raw: Mapping[str, Any], max_positions: Any) -> dict[str, Any]:
     theta = scaling.pop("rope_theta", raw.get("rope_theta"))
     kind = scaling.pop("rope_type", scaling.pop("type", "default"))
     scaling.pop("type", None)
-    demand(raw, partial_rotary_factor=1.0)
-    demand(scaling, partial_rotary_factor=1.0)
-    scaling.pop("partial_rotary_factor", None)
+    scaling.pop("partial_rotary_factor", None)  # `read_fraction`
     rope: dict[str, Any] = {} if theta is None else {"theta": theta}
     if kind in ("default", None):
         return rope
@@ -126,6 +250,14 @@ def read_rope(raw: Mapping[str, Any], max_positions: Any) -> dict[str, Any]:
         scaling.pop("original_max_position_embeddings", None)  # some folders have it; nothing reads it
     theirs = {name: ours for ours, name in _SCALING_NAMES.items()}
     return {**rope, "scaling": {"type": kind, **{theirs.get(name, name): value for name, value in scaling.items()}}}
+
+
+def read_fraction(raw: Mapping[str, Any], default: float = 1.0) -> float:
+    """Share of each head that turns, from the several places where files have it."""
+    given = raw.get("rope_parameters") or {}
+    inside = given.get("partial_rotary_factor") if isinstance(given, dict) else None
+    found = inside if inside is not None else raw.get("partial_rotary_factor", raw.get("rotary_pct"))
+    return default if found is None else found
 
 
 def write_rope(rope: Rope) -> dict[str, Any]:

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from trivium.models.config import ModelConfig
-from trivium.models.huggingface import demand, keys, read_activation, read_fields, write_activation, write_fields
+from trivium.models.huggingface import Head, demand, keys, read_activation, read_fields, write_activation, write_fields
 
 _ALWAYS: dict[str, Any] = {
     "family": "gpt2",
     "positions": "learned",
     "norm": "layernorm",
     "mlp": "plain",
-    "biases": ("attention", "mlp"),
+    "biases": ("query_key_value", "attention_output", "mlp"),
 }
 
 
@@ -43,7 +43,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt2-xl": _shape(1600, 48, 25, **_PUBLISHED),
 }
 
-ARCHITECTURE = "GPT2LMHeadModel"
+HEADS = {
+    "language": Head("GPT2LMHeadModel", keys("lm_head", "head")),
+    "sequence": Head("GPT2ForSequenceClassification", keys("score", "head.out"), {"pooling": "last"}),
+    "token": Head("GPT2ForTokenClassification", keys("classifier", "head.out"), {"head_bias": True}),
+    "span": Head("GPT2ForQuestionAnswering", keys("qa_outputs", "head.out"), {"head_bias": True}),
+    "none": Head("GPT2Model", []),
+}
 PREFIX = "transformer."
 IGNORED = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"
 """Tensors of old files that hold no parameters: the causal mask."""
@@ -61,7 +67,6 @@ KEYS = [
     *keys(f"{_BLOCK}.mlp.c_fc", "blocks.{}.mlp.up", transposed=True),
     *keys(f"{_BLOCK}.mlp.c_proj", "blocks.{}.mlp.down", transposed=True),
     *keys("transformer.ln_f", "final_norm"),
-    *keys("lm_head", "head"),
 ]
 
 FIELDS = {

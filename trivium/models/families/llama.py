@@ -10,6 +10,7 @@ from typing import Any
 
 from trivium.models.config import ModelConfig
 from trivium.models.huggingface import (
+    causal_heads,
     keys,
     read_activation,
     read_fields,
@@ -51,7 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "llama-8b": _shape(4096, 32, 32, 14336, 128256, 131072, num_kv_heads=8, **_llama3(8.0)),
 }
 
-ARCHITECTURE = "LlamaForCausalLM"
+HEADS = causal_heads("Llama")
 PREFIX = "model."
 IGNORED = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
 """Tensors of old files that hold no parameters."""
@@ -68,7 +69,6 @@ KEYS = [
     *keys("model.layers.{}.mlp.up_proj", "blocks.{}.mlp.up"),
     *keys("model.layers.{}.mlp.down_proj", "blocks.{}.mlp.down"),
     *keys("model.norm", "final_norm"),
-    *keys("lm_head", "head"),
 ]
 
 FIELDS = {
@@ -121,6 +121,6 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         **write_fields(config, FIELDS),
         **write_rope(config.rope),
         "hidden_act": write_activation(config),
-        "attention_bias": "attention" in config.biases,
+        "attention_bias": "attention_output" in config.biases,
         "mlp_bias": "mlp" in config.biases,
     }

@@ -10,8 +10,9 @@ from trivium.models.families import llama
 from trivium.models.families.llama import IGNORED as IGNORED
 from trivium.models.families.llama import KEYS as KEYS
 from trivium.models.families.llama import PREFIX as PREFIX
+from trivium.models.huggingface import causal_heads
 
-ARCHITECTURE = "MistralForCausalLM"
+HEADS = causal_heads("Mistral")
 FIELDS = {**llama.FIELDS, "sliding_window": "sliding_window"}
 HF_DEFAULTS: dict[str, Any] = {
     "num_key_value_heads": 8,
