@@ -2,6 +2,8 @@
 
 Hooks, in order of preference (use the first that suffices):
 
+    example(...)    input and targets of one piece of a document, drawn anew each epoch
+    head(data)      what the policy must end in
     roles()         which models take part: trainable, or frozen (reference, teacher)
     prepare(batch)  work without gradients by frozen roles, once for each micro-batch
     weights(batch)  how many of each unit the batch holds, counted from the batch alone
@@ -24,17 +26,21 @@ from trivium.config import StrictModel
 from trivium.lazy import torch
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from torch import Tensor
 
     from trivium.core.state import Progression
     from trivium.core.terms import Terms
     from trivium.data.batch import Batch
+    from trivium.data.corruption.example import Example
+    from trivium.data.dataset import Dataset
     from trivium.data.samples import Sample
+    from trivium.data.table import Ints
     from trivium.models.transformer import Then, Transformer
     from trivium.recipe import Recipe
     from trivium.tokenizers.tokenizer import Tokenizer
 
-DataKind = Literal["documents", "instructions", "preferences", "prompts"]
+DataKind = Literal["documents", "instructions", "preferences", "prompts", "labels", "tokens", "questions", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,12 @@ class Role:
 
     trainable: gets gradients and belongs to a player; a frozen role is never wrapped for gradients.
     path:      model folder to load; default: the model of the recipe (a frozen role is then a copy of its start).
+    config:    changes to the policy's shape for a role that begins with random weights, as fields of `ModelConfig`.
     """
 
     trainable: bool = True
     path: str | None = None
+    config: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -84,8 +92,13 @@ class RoleModel:
 
     def __call__(self, batch: Batch, then: Then, *, offset: Tensor | None = None) -> Any:
         """`then(hidden, head)` for the batch; `offset` [T, D] is added to the input embeddings."""
+        extra: dict[str, Any] = {}
+        if batch.source is not None:
+            extra["source"] = batch.source
+        if "token_types" in batch.fields:
+            extra["token_types"] = batch.fields["token_types"]
         with self.precision():
-            return self.forward(batch.input_ids, batch.layout, then=then, offset=offset)
+            return self.forward(batch.input_ids, batch.layout, then=then, offset=offset, **extra)
 
     def compile(self) -> None:
         """torch.compile for each block: one graph serves them all, so that compiling takes seconds."""
@@ -174,6 +187,14 @@ class Method:
     def bind(self, context: Context) -> None:
         """Gives the method its roles and data; called once before the first update."""
         self.context = context
+
+    example: Callable[[Ints, Generator], Example] | None = None
+    """Optional: `example(ids, random)` makes input and targets of one piece of a document. The loader calls it, in a
+    thread and with random numbers of (seed, epoch, sample); it must be a function of its arguments and the settings."""
+
+    def head(self, data: Dataset) -> Mapping[str, Any] | None:
+        """What the policy must end in, as fields of `ModelConfig`; None: what it has. `data` is the training data."""
+        return None
 
     @property
     def policy(self) -> RoleModel:

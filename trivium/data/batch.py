@@ -30,9 +30,20 @@ class Layout:
     """Lengths of the sequences that lie one after the other in a flat token vector; plain Python numbers.
 
     Kept on the host so that attention can be planned without waiting for the device.
+
+    prefixes: how many of each sequence's first tokens see each other in both directions, S numbers; None: nowhere.
     """
 
     lengths: tuple[int, ...]
+    prefixes: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.prefixes is None:
+            return
+        if len(self.prefixes) != len(self.lengths):
+            raise ValueError(f"{len(self.prefixes)} prefixes for {len(self.lengths)} sequences")
+        if any(not 0 <= prefix <= length for prefix, length in zip(self.prefixes, self.lengths, strict=True)):
+            raise ValueError("a prefix must lie inside of its sequence")
 
     @property
     def tokens(self) -> int:
@@ -78,16 +89,29 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What the encoder of an encoder-decoder reads: ids [T_s] int64, cut into as many sequences as the batch has."""
+
+    ids: Tensor
+    layout: Layout
+
+    def to(self, device: Any) -> Source:
+        """The same source on another device."""
+        return Source(self.ids.to(device, non_blocking=True), self.layout)
+
+
+@dataclass(frozen=True)
 class Batch:
     """One micro-batch.
 
-    input_ids:  [T] int64.
-    targets:    [T] int64; `targets[t]` is the token that position t must predict, or IGNORE. The shift by one is
-                already made, so hidden state t and target t belong together.
+    input_ids:  [T] int64; of an encoder-decoder those of the decoder.
+    targets:    [T] int64; `targets[t]` is the token that position t must predict, or IGNORE. For a decoder the shift
+                by one is already made, for an encoder there is none: hidden state t and target t belong together.
     layout:     where each sequence begins and ends.
     fields:     further tensors a method needs, per token [T, ...] or per sequence [S, ...]
                 (labels, rewards, reference log-probabilities), by name.
     sample_ids: which samples of the data set are in here, for the log of consumed samples.
+    source:     what the encoder of an encoder-decoder reads; sequence s of the batch answers sequence s of it.
     """
 
     input_ids: Tensor
@@ -95,6 +119,11 @@ class Batch:
     layout: Layout
     fields: dict[str, Tensor] = field(default_factory=dict)
     sample_ids: tuple[str, ...] = ()
+    source: Source | None = None
+
+    def __post_init__(self) -> None:
+        if self.source is not None and self.source.layout.sequences != self.layout.sequences:
+            raise ValueError(f"{self.source.layout.sequences} sources for {self.layout.sequences} sequences")
 
     @property
     def tokens(self) -> int:
@@ -119,6 +148,7 @@ class Batch:
             input_ids=move(self.input_ids),
             targets=move(self.targets),
             fields={name: move(value) for name, value in self.fields.items()},
+            source=None if self.source is None else self.source.to(device),
         )
 
 

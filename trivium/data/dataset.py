@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "Kind", "Part", "Sample", "TokenSequence", "open_dataset"]
 
-Kind = Literal["documents", "instructions", "preferences", "prompts"]
+Kind = Literal["documents", "instructions", "preferences", "prompts", "labels", "tokens", "questions", "pairs"]
 
 
 @dataclass(frozen=True)
