@@ -15,7 +15,7 @@ from trivium.data.batch import Layout
 from trivium.errors import ModelError
 from trivium.losses import token_loss
 from trivium.models import ragged
-from trivium.models.attention import RaggedAttention, UniformAttention, plan_attention
+from trivium.models.attention import Pattern, RaggedAttention, UniformAttention, plan_attention
 from trivium.models.build import build_model, preset
 from trivium.models.cache import KVCache
 from trivium.models.transformer import Transformer
@@ -258,10 +258,11 @@ def test_a_layout_of_other_tokens_is_refused() -> None:
 
 def test_equal_lengths_take_one_call() -> None:
     device = torch.device("cpu")
-    assert isinstance(plan_attention(Layout((5, 5, 5)), window=None, device=device), UniformAttention)
-    planned = plan_attention(Layout((5, 5, 3, 0, 5)), window=None, device=device)
+    assert isinstance(plan_attention(Layout((5, 5, 5)), pattern=Pattern(), device=device), UniformAttention)
+    planned = plan_attention(Layout((5, 5, 3, 0, 5)), pattern=Pattern(), device=device)
     assert isinstance(planned, RaggedAttention)
-    assert list(ragged.equal_neighbours((5, 5, 3, 0, 5))) == [(0, 10, 5), (10, 13, 3), (13, 18, 5)]
+    runs = [(0, 10, (5, 0)), (10, 13, (3, 0)), (13, 18, (5, 0))]
+    assert list(ragged.equal_neighbours((length, 0) for length in (5, 5, 3, 0, 5))) == runs
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -272,9 +273,9 @@ def test_the_operator_for_the_compiler_equals_eager_attention(window: int | None
     query = torch.randn(15, 4, 8, generator=stream).to(dtype).requires_grad_()
     key, value = (torch.randn(15, 2, 8, generator=stream).to(dtype).requires_grad_() for _ in range(2))
     upstream = torch.randn(15, 4, 8, generator=stream).to(dtype)
-    attend = plan_attention(Layout(lengths), window=window, device=query.device)
+    attend = plan_attention(Layout(lengths), pattern=Pattern(window=window), device=query.device)
     eager = attend(query, key, value, layer=0, dropout=0.0)
-    operator = ragged.ragged_attention(query, key, value, torch.tensor(lengths), window)[0]
+    operator = ragged.ragged_attention(query, key, value, torch.tensor(lengths), True, window, None)[0]
     torch.testing.assert_close(operator, eager)
     mine = torch.autograd.grad(operator, [query, key, value], upstream)
     theirs = torch.autograd.grad(eager, [query, key, value], upstream)

@@ -119,7 +119,7 @@ class Engine:
             role.module.requires_grad_(False)
             return
         if self.recipe.train.activation_checkpointing == "block":
-            role.module.activation_checkpointing = True
+            role.module.checkpoint_activations()
         if self.recipe.engine.name == "fsdp2":
             self.shard(role.module)
         elif self.recipe.engine.name == "ddp":
@@ -134,7 +134,7 @@ class Engine:
         policy = MixedPrecisionPolicy()
         if self.recipe.train.precision != "fp32":
             policy = MixedPrecisionPolicy(param_dtype=DTYPES[self.recipe.train.precision], reduce_dtype=torch.float32)
-        for block in module.blocks:
+        for block in module.all_blocks:
             fully_shard(block, mp_policy=policy)
         fully_shard(module, mp_policy=policy)
 

@@ -97,7 +97,7 @@ class PipelineEngine(Engine):
         role.module.to(self.device).train()
         role.precision = self.autocast
         if self.recipe.train.activation_checkpointing == "block":
-            role.module.activation_checkpointing = True
+            role.module.checkpoint_activations()
 
     def count(self, update: Update) -> dict[str, float]:
         """Counts of the update, which is the same on every rank."""

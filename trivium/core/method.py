@@ -102,7 +102,7 @@ class RoleModel:
 
     def compile(self) -> None:
         """torch.compile for each block: one graph serves them all, so that compiling takes seconds."""
-        for block in self.module.blocks:
+        for block in self.module.all_blocks:
             block.compile()
         self.compiled = True
 

@@ -4,21 +4,47 @@ Everything that depends on where sequences begin and end is decided once per for
 kept in a `Plan`; each layer then only runs the planned calls. Two sequences can never see each other because no
 call ever holds tokens of two sequences in the same row.
 
-Shapes: query [T, H, C]; key, value [T, K, C]; result [T, H, C].
+Shapes: T tokens, S sequences; query [T, H, C]; key, value [T, K, C]; result [T, H, C].
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.functional import scaled_dot_product_attention
 
 from trivium.data.batch import Layout
 from trivium.models.cache import KVCache
-from trivium.models.ragged import causal_mask, equal_neighbours, heads_first, ragged_attention
+from trivium.models.ragged import equal_neighbours, heads_first, ragged_attention, seen_mask
+
+
+class Bias(Protocol):
+    """What positions add to attention scores."""
+
+    def __call__(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Positions [..., Q] and [N] -> [..., H, Q, N], or [..., 1, Q, N] if the heads agree."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What one kind of layer does beyond softmax(query key^T) value.
+
+    causal:  a token sees itself and those before it; otherwise its whole sequence.
+    window:  it sees itself and the window - 1 tokens before it only.
+    scale:   of the scores; default 1 / sqrt(C). softcap: bound c on them, c * tanh(score / c).
+    bias:    added to the scores, after the bound.
+    """
+
+    causal: bool = True
+    window: int | None = None
+    scale: float | None = None
+    softcap: float | None = None
+    bias: Bias | None = None
 
 
 class Attend(Protocol):
@@ -35,17 +61,79 @@ class Attend(Protocol):
 
 
 @dataclass(frozen=True)
+class LayerPlan:
+    """What layers of one kind share in one forward pass.
+
+    rotary: cosine [T, 1, R] and sine [T, 1, R/2] of the R coordinates that turn, or None for other kinds of positions.
+    """
+
+    rotary: tuple[Tensor, Tensor] | None
+    attend: Attend
+
+
+@dataclass(frozen=True)
+class CrossPlan:
+    """What the decoder's blocks see of the other sequences.
+
+    memory: [T_s, D] final hidden states of the encoder; None while decoding, when keys and values are in the cache.
+    """
+
+    memory: Tensor | None
+    attend: Attend
+
+
+@dataclass(frozen=True)
 class Plan:
     """What all blocks share in one forward pass.
 
     positions: [T] place of each token in its sequence.
-    rotary:    cosine [T, 1, C] and sine [T, 1, C/2], or None for other kinds of positions.
-    attend:    the attention calls.
+    full, sliding: for the layers that see everything, and for those that see a window; None if there are none.
+    routing: what the routers of a mixture of experts chose, layer by layer: (tokens [E], sum of probabilities [E]).
     """
 
     positions: Tensor
-    rotary: tuple[Tensor, Tensor] | None
-    attend: Attend
+    full: LayerPlan | None
+    sliding: LayerPlan | None = None
+    cross: CrossPlan | None = None
+    routing: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether torch.compile can trace all of it."""
+        return all(part is None or part.attend.compiles for part in (self.full, self.sliding, self.cross))
+
+
+def attend_heads(
+    query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, pattern: Pattern, dropout: float, causal: bool
+) -> Tensor:
+    """Attention of [B, H, Q, C] over [B, K, N, C].
+
+    mask: True where a query may look, or what is added to the scores; broadcast to [B, H, Q, N]. causal: without one.
+    """
+    grouped = query.shape[1] != key.shape[1]
+    if pattern.softcap is None:
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.to(query.dtype)
+        return scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=causal,
+            dropout_p=dropout,
+            scale=pattern.scale,
+            enable_gqa=grouped,
+        )
+    if grouped:
+        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+    scale = query.shape[-1] ** -0.5 if pattern.scale is None else pattern.scale
+    scores = torch.tanh(query @ key.transpose(-1, -2) * (scale / pattern.softcap)) * pattern.softcap
+    if causal:
+        mask = seen_mask(query.shape[2], key.shape[2], device=query.device)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    return F.dropout(weights, dropout) @ value
 
 
 class UniformAttention:
@@ -53,39 +141,60 @@ class UniformAttention:
 
     compiles = True
 
-    def __init__(self, length: int, *, window: int | None, device: torch.device) -> None:
+    def __init__(
+        self, length: int, *, pattern: Pattern, device: torch.device, bias: Tensor | None = None, prefix: int = 0
+    ) -> None:
+        """`bias` [H or 1, length, length] is what `pattern.bias` gives, computed once for all lengths."""
         self.length = length
+        self.pattern = pattern
         self.mask: Tensor | None = None
-        if window is not None and length > window:
-            self.mask = causal_mask(length, length, window=window, device=device)
+        if bias is None and pattern.bias is not None:
+            bias = _square_bias(pattern.bias, length, device)
+        narrow = pattern.window is not None and length > pattern.window
+        if bias is not None or narrow or prefix:
+            self.mask = seen_mask(
+                length, length, causal=pattern.causal, window=pattern.window, prefix=prefix, device=device
+            )
+        if bias is not None and self.mask is not None:
+            self.mask = bias.masked_fill(~self.mask, float("-inf"))
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """See `Attend`."""
-        out = scaled_dot_product_attention(
+        out = attend_heads(
             heads_first(query, self.length),
             heads_first(key, self.length),
             heads_first(value, self.length),
-            attn_mask=self.mask,
-            is_causal=self.mask is None,
-            dropout_p=dropout,
-            enable_gqa=query.shape[1] != key.shape[1],
+            mask=self.mask,
+            pattern=self.pattern,
+            dropout=dropout,
+            causal=self.mask is None and self.pattern.causal,
         )
         return out.transpose(1, 2).reshape(query.shape)
 
 
 class RaggedAttention:
-    """Sequences of several lengths: one call for each run of neighbours of the same length."""
+    """Sequences of several lengths: one call for each run of neighbours of the same length and prefix."""
 
-    compiles = True
-
-    def __init__(self, layout: Layout, *, window: int | None, device: torch.device) -> None:
+    def __init__(self, layout: Layout, *, pattern: Pattern, device: torch.device) -> None:
         self.lengths = torch.tensor(layout.lengths)
-        self.runs = list(equal_neighbours(layout.lengths))
-        self.window = window
+        self.pattern = pattern
         self.longest = max(layout.lengths, default=0)
-        self.calls = {n: UniformAttention(n, window=window, device=device) for _, _, n in self.runs}
+        prefixes = layout.prefixes or (0,) * layout.sequences
+        self.runs = list(equal_neighbours(zip(layout.lengths, prefixes, strict=True)))
+        bias = None if pattern.bias is None else _square_bias(pattern.bias, self.longest, device)
+        self.calls = {
+            (length, prefix): UniformAttention(
+                length,
+                pattern=pattern,
+                device=device,
+                bias=None if bias is None else bias[:, :length, :length],
+                prefix=prefix,
+            )
+            for _, _, (length, prefix) in self.runs
+        }
+        self.compiles = pattern.bias is None and pattern.softcap is None and not any(prefixes)
         self.ends: Tensor | None = None
-        if device.type == "cuda":
+        if device.type == "cuda" and self.compiles:
             starts = torch.tensor([*layout.starts(), layout.tokens], dtype=torch.int32)
             self.ends = starts.to(device, non_blocking=True)
 
@@ -93,22 +202,34 @@ class RaggedAttention:
         """See `Attend`."""
         if not dropout and self.ends is not None and query.dtype in (torch.float16, torch.bfloat16):
             return self._flash(query, key, value, self.ends)
-        if not dropout and query.device.type == "cpu" and torch.compiler.is_compiling():
-            attended: tuple[Tensor, Tensor] = ragged_attention(query, key, value, self.lengths, self.window)
+        if not dropout and self.compiles and query.device.type == "cpu" and torch.compiler.is_compiling():
+            pattern = self.pattern
+            attended: tuple[Tensor, Tensor] = ragged_attention(
+                query, key, value, self.lengths, pattern.causal, pattern.window, pattern.scale
+            )
             return attended[0]
         sizes = [end - start for start, end, _ in self.runs]
         parts = zip(*(torch.split(x, sizes) for x in (query, key, value)), self.runs, strict=True)
-        results = [self.calls[length](q, k, v, layer=layer, dropout=dropout) for q, k, v, (_, _, length) in parts]
+        results = [self.calls[kind](q, k, v, layer=layer, dropout=dropout) for q, k, v, (_, _, kind) in parts]
         return torch.cat(results) if results else query
 
     def _flash(self, query: Tensor, key: Tensor, value: Tensor, ends: Tensor) -> Tensor:
         """All lengths in one kernel."""
         from torch.nn.attention.varlen import varlen_attn
 
-        before = -1 if self.window is None else self.window - 1
-        grouped = query.shape[1] != key.shape[1]
+        pattern = self.pattern
+        before = -1 if pattern.window is None else pattern.window - 1
         out = varlen_attn(
-            query, key, value, ends, ends, self.longest, self.longest, window_size=(before, 0), enable_gqa=grouped
+            query,
+            key,
+            value,
+            ends,
+            ends,
+            self.longest,
+            self.longest,
+            scale=pattern.scale,
+            window_size=(before, 0 if pattern.causal else -1),
+            enable_gqa=query.shape[1] != key.shape[1],
         )
         assert isinstance(out, Tensor)
         return out
@@ -123,8 +244,9 @@ class CachedAttention:
 
     compiles = False
 
-    def __init__(self, cache: KVCache, layout: Layout, *, window: int | None, device: torch.device) -> None:
+    def __init__(self, cache: KVCache, layout: Layout, *, pattern: Pattern, device: torch.device) -> None:
         self.cache = cache
+        self.pattern = pattern
         self.new, self.past = list(layout.lengths), list(cache.lengths)
         self.spans = list(layout.spans())
         totals = [old + new for old, new in zip(self.past, self.new, strict=True)]
@@ -134,24 +256,31 @@ class CachedAttention:
         if self.decoding:
             self.rows = torch.arange(cache.rows, device=device)
             self.last = torch.tensor(self.past, device=device)
-            self.mask = self._decode_mask(window, device)
+            self.mask = self._decode_mask(device)
         elif not any(self.past):
-            self.prompt = plan_attention(layout, window=window, device=device)
+            self.prompt = plan_attention(layout, pattern=pattern, device=device)
         else:
-            self.masks = [
-                causal_mask(new, total, window=window, device=device)
-                for new, total in zip(self.new, totals, strict=True)
-            ]
+            self.masks = [self._row_mask(new, total, device) for new, total in zip(self.new, totals, strict=True)]
 
-    def _decode_mask(self, window: int | None, device: torch.device) -> Tensor | None:
-        """[S, 1, 1, longest]; None if every row may look at all of it."""
-        if window is None and len(set(self.past)) == 1:
+    def _decode_mask(self, device: torch.device) -> Tensor | None:
+        """[S, H or 1, 1, longest]; None if every row may look at all of it."""
+        window, bias = self.pattern.window, self.pattern.bias
+        if window is None and bias is None and len(set(self.past)) == 1:
             return None
         keys, last = torch.arange(self.longest, device=device), self.last.unsqueeze(1)
         seen = keys <= last
         if window is not None:
             seen &= keys > last - window
-        return seen[:, None, None, :]
+        mask = seen[:, None, None, :]
+        return mask if bias is None else bias(last, keys).masked_fill(~mask, float("-inf"))
+
+    def _row_mask(self, new: int, total: int, device: torch.device) -> Tensor:
+        """[new, total], or with a bias [H or 1, new, total]."""
+        mask = seen_mask(new, total, causal=self.pattern.causal, window=self.pattern.window, device=device)
+        if self.pattern.bias is None:
+            return mask
+        at = torch.arange(total, device=device)
+        return self.pattern.bias(at[total - new :], at).masked_fill(~mask, float("-inf"))
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """See `Attend`."""
@@ -161,18 +290,19 @@ class CachedAttention:
         if self.prompt is not None:
             return self.prompt(query, key, value, layer=layer, dropout=dropout)
         keys, values = (store[:, :, : self.longest].to(query.dtype) for store in stored)
-        grouped = query.shape[1] != key.shape[1]
         if self.decoding:
-            out = scaled_dot_product_attention(
-                query.unsqueeze(2), keys, values, attn_mask=self.mask, enable_gqa=grouped
+            out = attend_heads(
+                query.unsqueeze(2), keys, values, mask=self.mask, pattern=self.pattern, dropout=0.0, causal=False
             )
             return out.squeeze(2)
         results = torch.empty_like(query)
         for row, ((start, end), mask) in enumerate(zip(self.spans, self.masks, strict=True)):
             if end > start:
-                seen = slice(row, row + 1), slice(None), slice(mask.shape[1])
+                seen = slice(row, row + 1), slice(None), slice(mask.shape[-1])
                 part = query[start:end].transpose(0, 1).unsqueeze(0)
-                out = scaled_dot_product_attention(part, keys[seen], values[seen], attn_mask=mask, enable_gqa=grouped)
+                out = attend_heads(
+                    part, keys[seen], values[seen], mask=mask, pattern=self.pattern, dropout=0.0, causal=False
+                )
                 results[start:end] = out.squeeze(0).transpose(0, 1)
         return results
 
@@ -187,10 +317,108 @@ class CachedAttention:
             store[row, :, self.past[row] : self.past[row] + end - start] = new[start:end].transpose(0, 1)
 
 
-def plan_attention(layout: Layout, *, window: int | None, device: torch.device, cache: KVCache | None = None) -> Attend:
+class CrossAttention:
+    """Each sequence looks at all of its source: one call for each run of equally long neighbours."""
+
+    def __init__(self, layout: Layout, source: Layout, *, pattern: Pattern) -> None:
+        if layout.sequences != source.sequences:
+            raise ValueError(f"{layout.sequences} sequences and {source.sequences} sources do not belong together")
+        self.pattern = pattern
+        pairs = list(zip(layout.lengths, source.lengths, strict=True))
+        self.compiles = len(set(pairs)) == 1
+        self.runs: list[tuple[slice, slice, int, int]] = []
+        at = there = first = 0
+        for number, (length, long) in enumerate(pairs):
+            if number + 1 < len(pairs) and pairs[number + 1] == (length, long):
+                continue
+            count = number + 1 - first
+            end, until = at + count * length, there + count * long
+            self.runs.append((slice(at, end), slice(there, until), length, long))
+            at, there, first = end, until, number + 1
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
+        """[T, H, C] from query [T, H, C], key and value [T_s, K, C]."""
+        parts = []
+        for at, there, length, long in self.runs:
+            if not length:
+                continue
+            if not long:  # nothing to look at adds nothing
+                parts.append(torch.zeros_like(query[at]))
+                continue
+            out = attend_heads(
+                heads_first(query[at], length),
+                heads_first(key[there], long),
+                heads_first(value[there], long),
+                mask=None,
+                pattern=self.pattern,
+                dropout=dropout,
+                causal=False,
+            )
+            parts.append(out.transpose(1, 2).flatten(0, 1))
+        return torch.cat(parts) if len(parts) > 1 else parts[0] if parts else query
+
+
+class CachedCrossAttention:
+    """The same with the keys and values of the sources in the cache: stored by the first forward pass, then read."""
+
+    compiles = False
+
+    def __init__(
+        self, cache: KVCache, layout: Layout, source: Layout | None, *, pattern: Pattern, device: torch.device
+    ) -> None:
+        self.cache, self.pattern, self.source = cache, pattern, source
+        self.first = None if source is None else CrossAttention(layout, source, pattern=pattern)
+        self.spans = list(layout.spans())
+        self.decoding = all(length == 1 for length in layout.lengths)
+        lengths = cache.source_lengths if source is None else source.lengths
+        self.mask: Tensor | None = None
+        if len(set(lengths)) > 1:
+            at = torch.arange(max(lengths), device=device)
+            self.mask = (at < torch.tensor(lengths, device=device).unsqueeze(1))[:, None, None, :]
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
+        """See `Attend`; `key` and `value` are only read when there is a source."""
+        if self.first is not None:
+            assert self.source is not None
+            self.cache.store_source(layer, key, value, self.source)
+            return self.first(query, key, value, layer=layer, dropout=dropout)
+        keys, values = (x.to(query.dtype) for x in (self.cache.source_keys[layer], self.cache.source_values[layer]))
+        if self.decoding:
+            out = attend_heads(
+                query.unsqueeze(2), keys, values, mask=self.mask, pattern=self.pattern, dropout=0.0, causal=False
+            )
+            return out.squeeze(2)
+        results = torch.empty_like(query)
+        for row, (start, end) in enumerate(self.spans):
+            there = slice(row, row + 1), slice(None), slice(self.cache.source_lengths[row])
+            part = query[start:end].transpose(0, 1).unsqueeze(0)
+            out = attend_heads(
+                part, keys[there], values[there], mask=None, pattern=self.pattern, dropout=0.0, causal=False
+            )
+            results[start:end] = out.squeeze(0).transpose(0, 1)
+        return results
+
+
+def plan_attention(layout: Layout, *, pattern: Pattern, device: torch.device, cache: KVCache | None = None) -> Attend:
     """The cheapest attention that is right for `layout`."""
     if cache is not None:
-        return CachedAttention(cache, layout, window=window, device=device)
-    if layout.uniform:
-        return UniformAttention(layout.uniform, window=window, device=device)
-    return RaggedAttention(layout, window=window, device=device)
+        return CachedAttention(cache, layout, pattern=pattern, device=device)
+    if layout.uniform and not layout.prefixes:
+        return UniformAttention(layout.uniform, pattern=pattern, device=device)
+    return RaggedAttention(layout, pattern=pattern, device=device)
+
+
+def plan_cross_attention(
+    layout: Layout, source: Layout | None, *, pattern: Pattern, device: torch.device, cache: KVCache | None = None
+) -> Attend:
+    """The attention of a decoder to its sources; without `source` they are in the cache."""
+    if cache is not None:
+        return CachedCrossAttention(cache, layout, source, pattern=pattern, device=device)
+    if source is None:
+        raise ValueError("an encoder-decoder needs a source")
+    return CrossAttention(layout, source, pattern=pattern)
+
+
+def _square_bias(bias: Bias, length: int, device: torch.device) -> Tensor:
+    at = torch.arange(length, device=device)
+    return bias(at, at)

@@ -103,16 +103,17 @@ def build_model(
 def initial_weight(name: str, shape: tuple[int, ...], config: ModelConfig, *, seed: int) -> Tensor:
     """The first value of the parameter `name`, float32 on the CPU.
 
-    Norms are the identity and biases zero. All other weights are normal with standard deviation `init_std`; the
-    last linear layer of each residual branch is divided by sqrt(2 * num_layers), so that the residual stream keeps
-    its size however many branches add to it (GPT-2, Radford et al. 2019). Each parameter has its own random stream,
-    from (seed, name): the same on every device, and untouched by the others or by torch's global random state.
+    Norms are the identity and biases zero. All other weights are normal with standard deviation `init_std`; where
+    nothing normalises the residual stream, the last linear layer of each branch is divided by sqrt(2 * num_layers), so
+    that the stream keeps its size however many branches add to it (GPT-2, Radford et al. 2019). Each parameter has its
+    own random stream, from (seed, name): the same on every device, and untouched by the others or by torch's global
+    random state.
     """
-    if name.endswith("bias"):
+    if name.endswith(".bias"):
         return torch.zeros(shape, dtype=torch.float32)
     if "norm" in name:
-        return torch.ones(shape, dtype=torch.float32)
-    residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
+        return torch.full(shape, 1.0 - config.norm_offset, dtype=torch.float32)
+    residual = config.norm_placement == "pre" and name.endswith((".output.weight", ".down.weight"))
     scale = config.init_std / math.sqrt(2 * config.num_layers) if residual else config.init_std
     return torch.empty(shape, dtype=torch.float32).normal_(0.0, scale, generator=_stream(seed, name))
 

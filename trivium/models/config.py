@@ -132,6 +132,8 @@ class ModelConfig(StrictModel):
     """Relative positions: how many distances are told apart."""
     relative_max_distance: int = Field(128, ge=2)
     """Relative positions: from here on all distances are alike."""
+    alibi_scale: float = Field(1.0, gt=0)
+    """ALiBi: factor on the slopes of all heads."""
     sliding_window: int | None = Field(None, ge=1)
     """In a sliding layer a token sees itself and the `sliding_window - 1` tokens before it; null: all before it."""
     layer_types: tuple[LayerType, ...] | None = None
@@ -260,7 +262,8 @@ class ModelConfig(StrictModel):
 
     def _check_rotary(self) -> None:
         if self.rotary_dim % 2 or not self.rotary_dim:
-            raise ValueError(f"rotary positions need an even head_dim * rotary_fraction, not {self.rotary_dim}")
+            part = "head_dim" if self.rotary_fraction == 1 else "head_dim * rotary_fraction"
+            raise ValueError(f"rotary positions need an even {part}, not {self.rotary_dim}")
         for rope in (self.rope, self.local_rope):
             scaling = None if rope is None else rope.scaling
             if isinstance(scaling, LongRopeScaling):

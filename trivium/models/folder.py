@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
@@ -265,7 +266,7 @@ def with_head(config: ModelConfig, head: Mapping[str, Any]) -> ModelConfig:
 
 def is_tied(config: ModelConfig, name: str) -> bool:
     """Whether the parameter `name` is the embedding under another name."""
-    return config.tie_embeddings and name == "head.weight"
+    return config.tie_embeddings and config.head in ("language", "masked") and name == "head.weight"
 
 
 def keys_of(config: ModelConfig) -> list[Key]:
@@ -306,7 +307,7 @@ def _own_weights(
     _same_names(
         folder,
         {key.file for key in table} - optional,
-        {name for name in named if not re.fullmatch(file.IGNORED, name)} - optional - other,
+        {name for name in named if not _ignored(name, file)} - optional - other,
     )
     weights: dict[str, Tensor] = {}
     for key in table:
@@ -343,7 +344,7 @@ def _unstacked(tensor: Tensor, key: Key, shapes: list[tuple[int, ...]], groups: 
     """The parameters that one tensor of a file holds."""
     if not key.grouped:
         return list(torch.split(tensor, [shape[0] for shape in shapes]))
-    parts = torch.split(tensor.unflatten(0, (groups, -1)), [shape[0] // groups for shape in shapes], dim=1)
+    parts = torch.split(tensor.reshape(groups, -1, *tensor.shape[1:]), [shape[0] // groups for shape in shapes], dim=1)
     return [part.flatten(0, 1) for part in parts]
 
 
@@ -359,6 +360,10 @@ def _full_names(found: Mapping[str, Source], table: Collection[str], prefix: str
         variants = (name, prefix + name, name.removeprefix(prefix))
         names[next((variant for variant in variants if variant in table), name)] = source
     return names
+
+
+def _ignored(name: str, file: ModuleType) -> bool:
+    return any(re.fullmatch(file.IGNORED, variant) for variant in (name, file.PREFIX + name))
 
 
 def _same_names(folder: Path, expected: Collection[str], found: Collection[str]) -> None:
@@ -387,7 +392,7 @@ def _file_tensor(key: Key, state_dict: Mapping[str, Tensor], dtype: torch.dtype 
     """The tensor of a file, from the parameters it holds."""
     parts = [state_dict[name].detach().to(device="cpu", dtype=dtype) for name in key.own]
     if key.grouped:
-        parts = [torch.cat([part.unflatten(0, (groups, -1)) for part in parts], dim=1).flatten(0, 1)]
+        parts = [torch.cat([part.reshape(groups, -1, *part.shape[1:]) for part in parts], dim=1).flatten(0, 1)]
     tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
     return tensor.t().contiguous() if key.transposed else tensor.contiguous()
 

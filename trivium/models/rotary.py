@@ -1,7 +1,7 @@
 """Rotary positions: the angles of every scaling variant.
 
-Each pair of coordinates (i, i + C/2) of a query or key turns by position * frequency_i. `attention_factor` scales
-cosine and sine, which scales the attention logits by its square.
+Each pair of coordinates (i, i + R/2) of the first R of a query or key turns by position * frequency_i.
+`attention_factor` scales cosine and sine, which scales the attention logits by its square.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from trivium.data.batch import Layout
-from trivium.models.config import DynamicScaling, Llama3Scaling, LongRopeScaling, ModelConfig, YarnScaling
+from trivium.models.config import DynamicScaling, Llama3Scaling, LongRopeScaling, ModelConfig, Rope, YarnScaling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def depends_on_length(config: ModelConfig) -> bool:
+def depends_on_length(rope: Rope) -> bool:
     """Whether the angles of a token change when its sequence grows (dynamic NTK, LongRoPE)."""
-    return config.positions == "rotary" and isinstance(config.rope.scaling, DynamicScaling | LongRopeScaling)
+    return isinstance(rope.scaling, DynamicScaling | LongRopeScaling)
 
 
-def frequencies(config: ModelConfig, *, length: int) -> tuple[Tensor, float]:
-    """([C/2] float32 angle per position, attention factor) for a sequence of `length` tokens in total."""
-    dim, theta, scaling = config.head_dim, config.rope.theta, config.rope.scaling
+def frequencies(config: ModelConfig, rope: Rope, *, length: int) -> tuple[Tensor, float]:
+    """([R/2] float32 angle per position, attention factor) for a sequence of `length` tokens in total."""
+    dim, theta, scaling = config.rotary_dim, rope.theta, rope.scaling
     exponents = torch.arange(0, dim, 2, dtype=torch.float32) / dim
     plain = 1.0 / theta**exponents
     if scaling is None:
@@ -82,10 +82,12 @@ def _longrope_attention(scaling: LongRopeScaling, max_positions: int) -> float:
     return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
 
 
-def cos_sin(config: ModelConfig, positions: Tensor, *, layout: Layout, totals: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Cosine [T, 1, C] and sine [T, 1, C/2] of tokens at `positions` [T] in sequences of `totals` tokens in the end."""
-    lengths = totals if depends_on_length(config) and totals else (0,)
-    by_length = {length: frequencies(config, length=length) for length in set(lengths)}
+def cos_sin(
+    config: ModelConfig, rope: Rope, positions: Tensor, *, layout: Layout, totals: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Cosine [T, 1, R] and sine [T, 1, R/2] of tokens at `positions` [T] in sequences of `totals` tokens in the end."""
+    lengths = totals if depends_on_length(rope) and totals else (0,)
+    by_length = {length: frequencies(config, rope, length=length) for length in set(lengths)}
     factor = by_length[lengths[0]][1]
     rows = torch.stack([by_length[length][0] for length in lengths]).to(positions.device)
     per_token = rows if len(rows) == 1 else rows[layout.sequence_ids(positions.device)]

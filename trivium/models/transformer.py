@@ -1,176 +1,184 @@
-"""The transformer all families are built from.
+"""The transformer all families are built from: decoder, encoder, or encoder-decoder.
 
-Components (norm, attention, MLP, positions) are chosen when the model is built, from its `ModelConfig`; `forward`
-never asks which family it runs. Tokens are a flat ragged run (see `trivium.data.batch`): T tokens, no padding.
+Components are chosen when the model is built, from its `ModelConfig`; `forward` never asks which family it runs.
+Tokens are a flat ragged run (see `trivium.data.batch`): T tokens, no padding.
 
-Shapes: T tokens, D width, V vocabulary, H query heads, K key/value heads, C width of one head.
+Shapes: T tokens, S sequences, D width, V vocabulary; T_s tokens of the sources.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trivium.data.batch import Layout
+from trivium.data.batch import Layout, Source
 from trivium.errors import ModelError
-from trivium.models import kernels, rotary
-from trivium.models.attention import Plan, plan_attention
+from trivium.models import rotary
+from trivium.models.attention import (
+    Bias,
+    CrossPlan,
+    LayerPlan,
+    Pattern,
+    Plan,
+    plan_attention,
+    plan_cross_attention,
+)
 from trivium.models.cache import KVCache
-from trivium.models.config import ModelConfig
+from trivium.models.config import ModelConfig, Rope
+from trivium.models.heads import make_head
+from trivium.models.layers import Block, Embedding, make_block, make_norm
+from trivium.models.positions import Alibi, RelativeBias
 
-Then = Callable[[Tensor, nn.Linear], Any]
-
-
-class Linear(nn.Linear):
-    """A linear layer that leaves its first values to `init_weights` or a file."""
-
-    def reset_parameters(self) -> None:
-        """Nothing: torch's own would draw from the global random state."""
+Then = Callable[[Tensor, Any], Any]
 
 
-class RMSNorm(nn.RMSNorm):
-    """x / sqrt(mean(x^2) + eps) * weight."""
+class Stack(nn.Module):
+    """Blocks one after the other, with what stands before and after them.
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config.hidden_size, eps=config.norm_eps)
-        self.norm_eps = config.norm_eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[T, D] -> [T, D]."""
-        return kernels.rms_norm(x, self.weight, self.norm_eps)
-
-
-class Embedding(nn.Embedding):
-    """An embedding that leaves its first values to `init_weights` or a file."""
-
-    def reset_parameters(self) -> None:
-        """Nothing: torch's own would draw from the global random state."""
-
-
-def make_norm(config: ModelConfig) -> nn.Module:
-    """The norm of `config`, over the last dimension."""
-    if config.norm == "rmsnorm":
-        return RMSNorm(config)
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
-
-
-class Attention(nn.Module):
-    """Grouped-query attention inside each sequence."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.layer, self.head_dim, self.dropout = layer, config.head_dim, config.attention_dropout
-        bias = "attention" in config.biases
-        queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.query = Linear(config.hidden_size, queries, bias=bias)
-        self.key = Linear(config.hidden_size, keys, bias=bias)
-        self.value = Linear(config.hidden_size, keys, bias=bias)
-        self.output = Linear(queries, config.hidden_size, bias=bias)
-
-    def forward(self, hidden: Tensor, plan: Plan) -> Tensor:
-        """[T, D] -> [T, D]."""
-        query, key, value = (
-            project(hidden).unflatten(-1, (-1, self.head_dim)) for project in (self.query, self.key, self.value)
-        )
-        if plan.rotary is not None:
-            query, key = kernels.rotate(query, *plan.rotary), kernels.rotate(key, *plan.rotary)
-        dropout = self.dropout if self.training else 0.0
-        mixed = plan.attend(query, key, value, layer=self.layer, dropout=dropout)
-        result: Tensor = self.output(mixed.flatten(1))
-        return result
-
-
-class GatedMLP(nn.Module):
-    """down(act(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        bias = "mlp" in config.biases
-        self.gate = Linear(config.hidden_size, config.intermediate_size, bias=bias)
-        self.up = Linear(config.hidden_size, config.intermediate_size, bias=bias)
-        self.down = Linear(config.intermediate_size, config.hidden_size, bias=bias)
-        self.activation = config.activation
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[T, D] -> [T, D]."""
-        result: Tensor = self.down(kernels.gated(self.gate(hidden), self.up(hidden), self.activation))
-        return result
-
-
-class PlainMLP(nn.Module):
-    """down(act(up(x)))."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        bias = "mlp" in config.biases
-        self.up = Linear(config.hidden_size, config.intermediate_size, bias=bias)
-        self.down = Linear(config.intermediate_size, config.hidden_size, bias=bias)
-        self.activation = kernels.ACTIVATIONS[config.activation]
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[T, D] -> [T, D]."""
-        result: Tensor = self.down(self.activation(self.up(hidden)))
-        return result
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.attention_norm = make_norm(config)
-        self.attention = Attention(config, layer)
-        self.mlp_norm = make_norm(config)
-        self.mlp = GatedMLP(config) if config.mlp == "gated" else PlainMLP(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, hidden: Tensor, plan: Plan) -> Tensor:
-        """[T, D] -> [T, D]."""
-        mixed: Tensor = self.dropout(self.attention(self.attention_norm(hidden), plan))
-        hidden = hidden + mixed
-        made: Tensor = self.dropout(self.mlp(self.mlp_norm(hidden)))
-        return hidden + made
-
-
-class Transformer(nn.Module):
-    """A decoder: embed, blocks, final_norm, head.
-
-    Its parameters have shapes but no memory (device "meta") until `build_model` or `load_model` gives them values.
-
+    causal: a token sees those before it only. cross: it also sees the source of its sequence.
     activation_checkpointing: keep only each block's input, and compute the rest again in the backward pass.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layers: int, *, causal: bool, cross: bool = False) -> None:
         super().__init__()
         self.config = config
+        self.causal = causal
         self.activation_checkpointing = False
-        with torch.device("meta"):
-            self._build(config)
-        self.tie()
-
-    def _build(self, config: ModelConfig) -> None:
-        self.embed = Embedding(config.vocab_size, config.hidden_size)
-        self.position_embed = (
-            Embedding(config.max_positions, config.hidden_size) if config.positions == "learned" else None
-        )
+        self.position_embed: Embedding | None = None
+        if config.positions == "learned":
+            self.position_embed = Embedding(config.max_positions + config.position_offset, config.hidden_size)
+        self.embed_norm = make_norm(config) if config.embedding_norm else None
         self.embed_dropout = nn.Dropout(config.embedding_dropout)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.final_norm = make_norm(config)
-        self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.relative_bias = RelativeBias(config, causal=causal) if config.positions == "relative" else None
+        self.blocks = nn.ModuleList(make_block(config, layer, cross=cross) for layer in range(layers))
+        self.final_norm = make_norm(config) if config.final_norm else nn.Identity()
+
+    def plan(
+        self,
+        layout: Layout,
+        *,
+        device: torch.device,
+        cache: KVCache | None = None,
+        memory: Tensor | None = None,
+        source: Layout | None = None,
+    ) -> Plan:
+        """Everything the blocks share for tokens that lie as `layout` says: positions, angles, attention calls.
+
+        memory, source: hidden states [T_s, D] and layout of the sources, for a stack that looks at them.
+        """
+        totals, positions = list(layout.lengths), layout.positions(device)
+        if cache is not None:
+            totals = _check_room(layout, cache)
+            positions = positions + torch.tensor(cache.lengths, device=device)[layout.sequence_ids(device)]
+        self._check_positions(totals)
+        config = self.config
+        bias: Bias | None = self.relative_bias if config.positions != "alibi" else Alibi(config)
+        pattern = Pattern(causal=self.causal, scale=config.attention_scale, softcap=config.attention_softcap, bias=bias)
+
+        def layer_plan(window: int | None, rope: Rope) -> LayerPlan:
+            angles = None
+            if config.positions == "rotary":
+                angles = rotary.cos_sin(config, rope, positions, layout=layout, totals=totals)
+            own = Pattern(**{**pattern.__dict__, "window": window})
+            return LayerPlan(angles, plan_attention(layout, pattern=own, device=device, cache=cache))
+
+        kinds = {config.slides(layer) for layer in range(len(self.blocks))}
+        cross = None
+        if self.blocks and getattr(self.blocks[0], "cross", None) is not None:
+            across = Pattern(causal=False, scale=config.attention_scale, softcap=config.attention_softcap)
+            attend = plan_cross_attention(layout, source, pattern=across, device=device, cache=cache)
+            cross = CrossPlan(memory, attend)
+        return Plan(
+            positions,
+            layer_plan(None, config.rope) if False in kinds else None,
+            layer_plan(config.sliding_window, config.local_rope or config.rope) if True in kinds else None,
+            cross,
+        )
+
+    def _check_positions(self, totals: Sequence[int]) -> None:
+        limit = self.config.max_positions
+        if self.position_embed is not None and max(totals, default=0) > limit:
+            raise ModelError(
+                "a sequence is longer than the model has positions",
+                value=f"{max(totals)} tokens, {limit} positions",
+                fix="use shorter sequences (data.sequence_length) or a model with more positions",
+            )
+
+    def enter(self, embedded: Tensor, positions: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Token embeddings [T, D] at `positions` [T] -> [T, D], what the first block reads."""
+        hidden = embedded
+        if self.position_embed is not None:
+            hidden = hidden + self.position_embed(positions + self.config.position_offset)
+        if offset is not None:
+            hidden = hidden + offset
+        if self.embed_norm is not None:
+            hidden = self.embed_norm(hidden)
+        dropped: Tensor = self.embed_dropout(hidden)
+        return dropped
+
+    def run_blocks(self, hidden: Tensor, plan: Plan, blocks: Iterable[nn.Module] | None = None) -> Tensor:
+        """[T, D] -> [T, D] through `blocks` (default: all)."""
+        recompute = self.activation_checkpointing and torch.is_grad_enabled()
+        with nullcontext() if plan.compiles else _uncompiled():
+            for block in self.blocks if blocks is None else blocks:
+                if recompute:
+                    hidden = torch.utils.checkpoint.checkpoint(block, hidden, plan, use_reentrant=False)
+                else:
+                    hidden = block(hidden, plan)
+        return hidden
+
+
+class Transformer(Stack):
+    """Embedding, blocks, final norm and head; the blocks of an encoder-decoder are the decoder's.
+
+    Its parameters have shapes but no memory (device "meta") until `build_model` or `load_model` gives them values.
+
+    encoder: the stack that reads the sources of an encoder-decoder; it shares the embedding.
+    balance: after a forward pass of a mixture of experts, how unequally busy the experts were (1: equally); a scalar.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        with torch.device("meta"):
+            both = config.kind == "encoder_decoder"
+            layers = config.num_decoder_layers if both else config.num_layers
+            super().__init__(config, layers or 0, causal=config.kind != "encoder", cross=both)
+            self.embed = Embedding(config.vocab_size, config.hidden_size)
+            self.token_type_embed = Embedding(config.token_types, config.hidden_size) if config.token_types else None
+            self.encoder = Stack(config, config.num_layers, causal=False) if both else None
+            self.head = make_head(config)
+        self.balance: Tensor | None = None
+        self.tie()
 
     def tie(self) -> None:
         """Make the head use the embedding's weight, if the configuration says so."""
-        if self.config.tie_embeddings:
+        if self.tied:
             self.head.weight = self.embed.weight
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the transposed embedding."""
+        return self.config.tie_embeddings and hasattr(self.head, "weight")
+
+    @property
+    def all_blocks(self) -> list[Block]:
+        """The blocks of encoder and decoder."""
+        stacks: list[Stack] = [self, *([] if self.encoder is None else [self.encoder])]
+        return [block for stack in stacks for block in stack.blocks if isinstance(block, Block)]
+
+    def checkpoint_activations(self) -> None:
+        """Keep only each block's input, and compute the rest again in the backward pass."""
+        self.activation_checkpointing = True
+        if self.encoder is not None:
+            self.encoder.activation_checkpointing = True
 
     def assign(self, weights: Mapping[str, Tensor]) -> None:
         """Make `weights`, by name and without a tied head, the parameters; they are not copied."""
-        tied = {"head.weight": weights["embed.weight"]} if self.config.tie_embeddings else {}
+        tied = {"head.weight": weights["embed.weight"]} if self.tied else {}
         self.load_state_dict({**weights, **tied}, assign=True)
         self.tie()
 
@@ -182,15 +190,20 @@ class Transformer(nn.Module):
         then: Then | None = None,
         cache: KVCache | None = None,
         offset: Tensor | None = None,
+        source: Source | None = None,
+        token_types: Tensor | None = None,
     ) -> Any:
-        """Logits, or what `then` makes of the hidden states.
+        """What the head says, or what `then` makes of the hidden states.
 
-        input_ids: [B, L] for B sequences of equal length, or [T] with a `layout`.
-        then:      called with the final hidden states [T, D] and the head; its result is returned. Losses go through
-                   it because only inside of `forward` are the weights of a sharded model complete.
-        cache:     sequence s continues row s of the cache; `layout` counts the new tokens only.
-        offset:    [T, D], added to the input embeddings.
-        Returns logits [B, L, V] or [T, V], or the result of `then`.
+        input_ids:   [B, L] for B sequences of equal length, or [T] with a `layout`. Of an encoder-decoder the
+                     decoder's.
+        then:        called with the final hidden states [T, D] and the head; its result is returned. Losses go through
+                     it because only inside of `forward` are the weights of a sharded model complete.
+        cache:       sequence s continues row s of the cache; `layout` counts the new tokens only.
+        offset:      [T, D], added to the input embeddings.
+        source:      for an encoder-decoder: one source for each sequence; once it is in the cache, None.
+        token_types: [T] segment of each token, for models that tell them apart; default: all 0.
+        Returns logits [B, L, V] or [T, V] (scores of sequences: [S, N]), or the result of `then`.
         """
         shape = input_ids.shape
         if layout is None:
@@ -198,64 +211,77 @@ class Transformer(nn.Module):
             input_ids = input_ids.reshape(-1)
         if layout.tokens != input_ids.shape[0]:
             raise ValueError(f"the layout counts {layout.tokens} tokens, input_ids has {input_ids.shape[0]}")
-        plan = self.plan(layout, cache=cache, device=input_ids.device)
-        hidden = self.run_blocks(self.embed_inputs(input_ids, plan.positions, offset), plan)
+        memory = None if source is None else self.encode(source)
+        plan = self.plan(
+            layout,
+            device=input_ids.device,
+            cache=cache,
+            memory=memory,
+            source=None if source is None else source.layout,
+        )
+        hidden = self.run_blocks(self.embed_inputs(input_ids, plan.positions, offset, token_types), plan)
         if cache is not None:
             cache.advance(layout.lengths)
+        if plan.routing:
+            self.balance = balance(plan.routing)
         hidden = self.final_norm(hidden)
         if then is not None:
             return then(hidden, self.head)
-        logits = self.head(hidden)
-        return logits.view(*shape, logits.shape[-1])
+        result: Tensor = self.head(hidden, layout)
+        return result.view(*shape, result.shape[-1]) if result.shape[0] == layout.tokens else result
 
-    def plan(self, layout: Layout, *, device: torch.device, cache: KVCache | None = None) -> Plan:
-        """Everything the blocks share for tokens that lie as `layout` says: positions, angles, attention calls."""
-        config = self.config
-        totals, positions = list(layout.lengths), layout.positions(device)
-        if cache is not None:
-            totals = self._check_room(layout, cache)
-            positions = positions + torch.tensor(cache.lengths, device=device)[layout.sequence_ids(device)]
-        angles = None
-        if config.positions == "rotary":
-            angles = rotary.cos_sin(config, positions, layout=layout, totals=totals)
-        elif max(totals, default=0) > config.max_positions:
-            raise ModelError(
-                "a sequence is longer than the model has positions",
-                value=f"{max(totals)} tokens, {config.max_positions} positions",
-                fix="use shorter sequences (data.sequence_length) or a model with more positions",
-            )
-        window = config.sliding_window
-        return Plan(positions, angles, plan_attention(layout, window=window, device=device, cache=cache))
+    def encode(self, source: Source) -> Tensor:
+        """[T_s, D] hidden states of the sources, through the encoder."""
+        if self.encoder is None:
+            raise ValueError("this model has no encoder for a source")
+        encoder = self.encoder
+        plan = encoder.plan(source.layout, device=source.ids.device)
+        hidden = encoder.run_blocks(encoder.enter(self.embed_tokens(source.ids), plan.positions), plan)
+        normed: Tensor = encoder.final_norm(hidden)
+        return normed
 
-    def _check_room(self, layout: Layout, cache: KVCache) -> list[int]:
-        """Length of each row after this forward pass."""
-        if layout.sequences != cache.rows:
-            raise ValueError(f"{layout.sequences} sequences do not fit a cache of {cache.rows} rows")
-        totals = [old + new for old, new in zip(cache.lengths, layout.lengths, strict=True)]
-        if max(totals, default=0) > cache.max_length:
-            raise ValueError(f"the cache has room for {cache.max_length} tokens a row, {max(totals)} are needed")
-        return totals
+    def embed_tokens(self, input_ids: Tensor) -> Tensor:
+        """[T] token ids -> [T, D]."""
+        embedded: Tensor = self.embed(input_ids)
+        return embedded if self.config.embedding_scale == 1.0 else embedded * self.config.embedding_scale
 
-    def embed_inputs(self, input_ids: Tensor, positions: Tensor, offset: Tensor | None = None) -> Tensor:
-        """[T] token ids at `positions` [T] -> [T, D]."""
-        hidden: Tensor = self.embed(input_ids)
-        if self.position_embed is not None:
-            hidden = hidden + self.position_embed(positions)
-        if offset is not None:
-            hidden = hidden + offset
-        dropped: Tensor = self.embed_dropout(hidden)
-        return dropped
+    def embed_inputs(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        offset: Tensor | None = None,
+        token_types: Tensor | None = None,
+    ) -> Tensor:
+        """[T] token ids at `positions` [T] -> [T, D], what the first block reads."""
+        hidden = self.embed_tokens(input_ids)
+        if self.token_type_embed is not None:
+            types = torch.zeros_like(input_ids) if token_types is None else token_types
+            hidden = hidden + self.token_type_embed(types)
+        elif token_types is not None:
+            raise ValueError("this model does not tell segments apart, so it takes no token_types")
+        return self.enter(hidden, positions, offset)
 
-    def run_blocks(self, hidden: Tensor, plan: Plan, blocks: Iterable[nn.Module] | None = None) -> Tensor:
-        """[T, D] -> [T, D] through `blocks` (default: all)."""
-        recompute = self.activation_checkpointing and torch.is_grad_enabled()
-        with nullcontext() if plan.attend.compiles else _uncompiled():
-            for block in self.blocks if blocks is None else blocks:
-                if recompute:
-                    hidden = torch.utils.checkpoint.checkpoint(block, hidden, plan, use_reentrant=False)
-                else:
-                    hidden = block(hidden, plan)
-        return hidden
+
+def balance(routing: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """E * sum_e (share of the choices that fell on e) * (mean probability of e) over tokens and layers.
+
+    1 with equally busy experts if each token passes one; `experts_per_token` if it passes several (Fedus et al. 2022,
+    arXiv:2101.03961, as transformers computes it).
+    """
+    counts = torch.stack([count for count, _ in routing]).sum(0)
+    chances = torch.stack([chance for _, chance in routing]).sum(0)
+    tokens = chances.sum()  # the probabilities of a token sum to 1
+    return len(counts) * (counts / tokens.detach() * chances / tokens.detach()).sum()
+
+
+def _check_room(layout: Layout, cache: KVCache) -> list[int]:
+    """Length of each row after this forward pass."""
+    if layout.sequences != cache.rows:
+        raise ValueError(f"{layout.sequences} sequences do not fit a cache of {cache.rows} rows")
+    totals = [old + new for old, new in zip(cache.lengths, layout.lengths, strict=True)]
+    if max(totals, default=0) > cache.max_length:
+        raise ValueError(f"the cache has room for {cache.max_length} tokens a row, {max(totals)} are needed")
+    return totals
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

@@ -11,9 +11,11 @@ from typing import Any
 from trivium.models.config import ModelConfig
 from trivium.models.huggingface import (
     causal_heads,
+    demand,
     keys,
     read_activation,
     read_fields,
+    read_fraction,
     read_rope,
     write_activation,
     write_fields,
@@ -104,6 +106,7 @@ HF_DEFAULTS: dict[str, Any] = {
 
 def from_hf(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `ModelConfig` from a config.json."""
+    demand({"partial_rotary_factor": read_fraction(raw)}, partial_rotary_factor=1.0)
     fields = read_fields(raw, FIELDS, HF_DEFAULTS)
     biases = [name for name in ("attention", "mlp") if raw.get(f"{name}_bias")]
     return {

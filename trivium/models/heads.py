@@ -1,0 +1,127 @@
+"""What stands at the end of a model: logits over the vocabulary, or scores of labels.
+
+Losses and generation call `transform` on the hidden states they want and use `weight`, `bias` and `softcap`
+themselves, so that logits exist only a chunk at a time; calling a head does all of it.
+
+Shapes: T tokens, S sequences, D width, V vocabulary, N labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trivium.data.batch import Layout
+from trivium.models import kernels
+from trivium.models.config import ModelConfig
+from trivium.models.layers import Linear, make_norm
+
+
+class LanguageHead(Linear):
+    """Logits of each token: softcap(transform(hidden) weight^T + bias)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        self.scale = config.head_scale
+        self.softcap = config.logit_softcap
+
+    def transform(self, hidden: Tensor) -> Tensor:
+        """[T, D] -> [T, D], before the product with `weight`."""
+        return hidden if self.scale == 1.0 else hidden * self.scale
+
+    def forward(self, hidden: Tensor, layout: Layout | None = None) -> Tensor:
+        """[T, D] -> [T, V]."""
+        logits = F.linear(self.transform(hidden), self.weight, self.bias)
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+
+class MaskedHead(LanguageHead):
+    """The same behind a dense layer, the model's activation and a norm (BERT)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.norm = make_norm(config)
+        self.activation = kernels.ACTIVATIONS[config.activation]
+
+    def transform(self, hidden: Tensor) -> Tensor:
+        """[T, D] -> [T, D], before the product with `weight`."""
+        changed: Tensor = self.norm(self.activation(self.dense(hidden)))
+        return super().transform(changed)
+
+
+_DENSE: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}
+
+
+class TokenHead(nn.Module):
+    """Scores of each token: labels, begin and end of a span, or whether it was replaced."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = None if config.head_dense == "none" else Linear(config.hidden_size, config.hidden_size)
+        self.activation = _DENSE.get(config.head_dense)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.out = Linear(config.hidden_size, config.scores, bias=config.head_bias)
+
+    def forward(self, hidden: Tensor, layout: Layout | None = None) -> Tensor:
+        """[T, D] -> [T, N]."""
+        if self.dense is not None and self.activation is not None:
+            hidden = self.activation(self.dense(hidden))
+        scores: Tensor = self.out(self.dropout(hidden))
+        return scores
+
+
+class SequenceHead(TokenHead):
+    """Scores of each sequence, from one of its hidden states, their mean or their maximum."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.pooling = config.pooling
+
+    def forward(self, hidden: Tensor, layout: Layout | None = None) -> Tensor:
+        """[T, D] -> [S, N]."""
+        if layout is None:
+            raise ValueError("scores of sequences need the layout of the sequences")
+        return super().forward(pool(hidden, layout, self.pooling))
+
+
+class NoHead(nn.Module):
+    """The hidden states themselves."""
+
+    def forward(self, hidden: Tensor, layout: Layout | None = None) -> Tensor:
+        """[T, D] -> [T, D]."""
+        return hidden
+
+
+def pool(hidden: Tensor, layout: Layout, pooling: str) -> Tensor:
+    """[T, D] -> [S, D]: the first or last hidden state of each sequence, or their mean or maximum."""
+    device = hidden.device
+    if pooling in ("first", "last"):
+        at = [start if pooling == "first" else end - 1 for start, end in layout.spans()]
+        return hidden[torch.tensor(at, device=device)]
+    owners = layout.sequence_ids(device)
+    empty = hidden.new_zeros(layout.sequences, hidden.shape[1])
+    if pooling == "max":
+        return empty.scatter_reduce(0, owners[:, None].expand_as(hidden), hidden, "amax", include_self=False)
+    lengths = torch.tensor(layout.lengths, device=device, dtype=hidden.dtype).clamp(min=1)
+    return empty.index_add(0, owners, hidden) / lengths[:, None]
+
+
+HEADS: dict[str, Callable[[ModelConfig], Any]] = {
+    "language": LanguageHead,
+    "masked": MaskedHead,
+    "sequence": SequenceHead,
+    "token": TokenHead,
+    "span": TokenHead,
+    "detector": TokenHead,
+    "none": lambda config: NoHead(),
+}
+
+
+def make_head(config: ModelConfig) -> Any:
+    """The head of `config`."""
+    return HEADS[config.head](config)
