@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from trivium.cli.output import Json, show
+from trivium.errors import TokenizerError
 
 app = typer.Typer(help="Train and try tokenizers.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -16,26 +17,39 @@ app = typer.Typer(help="Train and try tokenizers.", no_args_is_help=True, rich_m
 def train(
     sources: Annotated[list[str], typer.Argument(help="Files, folders or built-in sources (pydocs).")],
     output: Annotated[Path, typer.Option("--output", help="Folder to write.")],
-    vocab_size: Annotated[int, typer.Option(help="Number of tokens.")] = 8192,
-    split: Annotated[Literal["gpt4", "gpt2"], typer.Option(help="How text is cut before tokens are learnt.")] = "gpt4",
+    kind: Annotated[
+        Literal["bpe", "char", "byte"],
+        typer.Option(help="Frequent pieces of text, the characters of the documents, or the 256 bytes."),
+    ] = "bpe",
+    vocab_size: Annotated[int | None, typer.Option(help="Number of tokens of a bpe vocabulary; default 8192.")] = None,
+    split: Annotated[
+        Literal["gpt4", "gpt2"] | None,
+        typer.Option(help="How text is cut before bpe tokens are learnt; default gpt4."),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite the folder if it is a tokenizer.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Learn a byte-level BPE vocabulary from documents."""
+    """Make a vocabulary from documents: byte-level BPE, characters or bytes."""
     from trivium.artifacts.record import parent_of
     from trivium.artifacts.writer import check_target, write_artifact
     from trivium.data.intake import Intake
     from trivium.data.reading import read_documents
     from trivium.recipe import Source
-    from trivium.tokenizers.train import train_bpe
+    from trivium.tokenizers.train import train_bpe, train_bytes, train_characters
 
+    for option, value in (("--vocab-size", vocab_size), ("--split", split)):
+        if kind != "bpe" and value is not None:
+            raise TokenizerError(f"{option} has no effect on --kind {kind}", value=value, fix=f"leave out {option}")
     check_target(output, kind="tokenizer", replace=replace)
     intake = Intake()
     texts = (
         document.text for name in sources for document in read_documents(Source.model_validate({"path": name}), intake)
     )
-    tokenizer = train_bpe(texts, vocab_size=vocab_size, split=split)
-    settings = {"sources": sources, "vocab_size": vocab_size, "split": split}
+    if kind == "bpe":
+        tokenizer = train_bpe(texts, vocab_size=vocab_size or 8192, split=split or "gpt4")
+    else:
+        tokenizer = train_characters(texts) if kind == "char" else train_bytes()
+    settings = {"sources": sources, "kind": kind, "vocab_size": vocab_size, "split": split}
     parents = [parent_of(Path(name), role="documents") for name in sources if Path(name).exists()]
     with write_artifact(output, kind="tokenizer", parents=parents, config=settings, replace=replace) as folder:
         tokenizer.save(folder)

@@ -1,4 +1,4 @@
-"""Train a byte-level BPE vocabulary (Sennrich et al., 2016; on bytes: Radford et al., 2019)."""
+"""Make a vocabulary: byte-level BPE (Sennrich et al., 2016; on bytes: Radford et al., 2019), characters or bytes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ _GPT4 = (
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _BYTES = 256
+_UNKNOWN = "<|unk|>"
 
 
 def train_bpe(
@@ -76,6 +77,36 @@ def train_bpe(
             f"the text gave {tokenizer.vocab_size} tokens, not {vocab_size}: no other pair occurs {min_frequency} times"
         )
     return tokenizer
+
+
+def train_characters(texts: Iterable[str], *, sequence_length: int | None = None) -> Tokenizer:
+    """One token for each character of `texts`, in the order of their code points, after padding, BOS, EOS and unknown.
+
+    Suits texts of few different characters, such as ABC notation. A character that the texts did not hold becomes
+    `<|unk|>`. There is no chat template.
+    """
+    characters = sorted({character for text in _checked(texts) for character in text})
+    if not characters:
+        raise TokenizerError("the training texts are empty", fix="check the sources")
+    names = [PAD, BOS, EOS, _UNKNOWN]
+    vocabulary = {token: identifier for identifier, token in enumerate([*names, *characters])}
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, [], unk_token=_UNKNOWN))
+    backend.add_special_tokens(names)
+    backend.decoder = decoders.Fuse()
+    config = {**_config(names, sequence_length), "unk_token": _UNKNOWN}
+    return Tokenizer(TokenizerFiles(json.loads(backend.to_str()), config))
+
+
+def train_bytes(*, sequence_length: int | None = None, chat_template: str = TRIVIUM) -> Tokenizer:
+    """One token for each of the 256 bytes, after the tokens of `SPECIAL`; learns nothing, so it needs no text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: identifier for identifier, token in enumerate([*SPECIAL, *alphabet])}
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    backend.add_special_tokens(list(SPECIAL))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    config = _config(SPECIAL, sequence_length)
+    return Tokenizer(TokenizerFiles(json.loads(backend.to_str()), config, {"default": chat_template}))
 
 
 def _config(names: Sequence[str], sequence_length: int | None) -> dict[str, Any]:
