@@ -14,16 +14,26 @@ key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weigh
     optimiser    2 b P' (Adam's two moments)
     activations  T * (L * block + 8 D), where block counts the tensors each operation keeps for its backward pass:
                    fp32              4 (4 D + 2 Q + 2 K + M)   (input and result of two norms; q, k, v, attention; MLP)
-                   MLP               M = 3 I gated, 2 I plain
+                   MLP               M = 3 I gated, 2 I plain; of a mixture the experts of one token, and the routing
                    half precision    the residual stream stays in 4 bytes, inputs of matrices take 2
                    packed documents  + Q (attention gathers sequences of one length)
+                   encoder-decoder   every token passes both stacks (an upper bound); + cross-attention in the decoder
                  with activation checkpointing T * (L * 4 D + 4.5 block): the inputs, and the block computed again
     loss         three copies of the largest chunk of logits, and the gradient of the head
 
     peak = runtime + weights + optimiser + max(1.33 activations + loss [+ 2 gradients], gradients + 2 embeddings)
 
+Several processes (R of them, each with its share of the rows):
+
+    ddp          the gradients stay allocated between updates: + gradients during the forward pass
+    fsdp2        weights, gradients and optimiser / R; + two gathered blocks and what stands around the blocks, with
+                 their gradients
+    pipeline     the largest stage: L / R blocks with embedding and head; all rows pass through it, several
+                 micro-batches at a time (R with 1f1b, all of them with gpipe)
+
 The factor 1.33 is what the allocator cannot give back between tensors of changing sizes on a CPU; CUDA's caching
-allocator is taken at 1.1 (not calibrated). Compiled blocks keep fewer activations: the plan is then an upper bound.
+allocator is taken at 1.1. Compiled blocks keep fewer activations: the plan is then an upper bound. Calibrated by
+measurement is one process on a CPU; CUDA, several processes, experts and encoder-decoders follow from the formulas.
 """
 
 from __future__ import annotations
@@ -51,8 +61,8 @@ FIRST_UPDATE = 110 * MIB
 """What torch takes beyond tensors until the first optimiser step is done."""
 CPU_FACTOR, CUDA_FACTOR = 1.33, 1.1
 RECOMPUTED_BLOCKS = 4.5
-LOGITS_CHUNK = 1 << 21
-"""Logits that exist at a time, `losses.tokens.CHUNK_ELEMENTS`."""
+LOGITS_CHUNKS = {"cpu": (256, 1 << 21), "cuda": (1024, 1 << 27)}
+"""Least tokens in a chunk of logits, and the logits it is filled up to: `losses.tokens.CHUNKS`, without torch."""
 CHECKPOINT_BYTES_PER_SECOND = 2.5e8
 """Writing, hashing and flushing on an ordinary SSD."""
 MARGIN = 0.95
@@ -112,6 +122,8 @@ class MemoryPlan:
 
     activations_per_row: of one row of `data.sequence_length` tokens.
     checkpointed_per_row: the same with activation checkpointing.
+    gathered: weights that `fsdp2` puts together for the blocks at work, with their gradients.
+    buckets:  gradients that `ddp` keeps between updates.
     """
 
     runtime: int
@@ -126,6 +138,8 @@ class MemoryPlan:
     rows: int
     checkpointing: bool
     factor: float
+    gathered: int = 0
+    buckets: int = 0
 
     @property
     def activations(self) -> int:
@@ -135,10 +149,10 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         """The largest sum at any moment of an update."""
-        kept = 2 * self.gradients if self.micro_rows < self.rows else 0
+        kept = 2 * self.gradients if self.micro_rows < self.rows else self.buckets
         forward = self.factor * self.activations + self.loss + kept
         backward = self.gradients + 2 * self.embedding
-        return round(self.runtime + self.weights + self.optimizer + max(forward, backward))
+        return round(self.runtime + self.weights + self.optimizer + self.gathered + max(forward, backward))
 
     def rows_that_fit(self, memory: float, *, checkpointing: bool) -> int:
         """The largest micro-batch, in rows, whose peak is at most `memory`; 0 if not even one row fits."""
@@ -187,7 +201,7 @@ def forecast(
     fill: float = 1.0,
     trained_share: float = 1.0,
     trainable: int | None = None,
-    frozen_roles: int = 0,
+    frozen_roles: float = 0,
     ranks: int = 1,
     sequence_tokens: float | None = None,
     validation_tokens: int = 0,
@@ -199,8 +213,8 @@ def forecast(
     fill:               share of the rows that holds tokens (`Loader.packing_efficiency`).
     trained_share:      share of those tokens that is trained, which is what a run counts (answers, not questions).
     trainable:          trainable parameters, if not all of them.
-    frozen_roles:       further copies of the model that only run forward (a reference, a teacher of the same shape).
-    ranks:              processes; `fsdp2` shares weights, gradients and optimiser among them.
+    frozen_roles:       further models that only run forward (a reference, a teacher), in multiples of this one.
+    ranks:              processes; see the file docstring for what each engine shares among them.
     sequence_tokens:    mean length of the sequences inside the rows, for the cost of attention; default: a whole row.
     validation_tokens:  tokens in one validation.
     seconds_per_update: measured, after the first few updates (compilation, first touch of memory).
@@ -238,25 +252,49 @@ def forecast(
 
 
 def flops_per_token(
-    config: ModelConfig, *, sequence_tokens: float, trainable: int | None = None, frozen_roles: int = 0
+    config: ModelConfig, *, sequence_tokens: float, trainable: int | None = None, frozen_roles: float = 0
 ) -> float:
     """Floating-point operations of one update for each token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
 
     A parameter of a matrix costs 2 in the forward pass, 2 for the gradient of its input and, if it is trained, 2 for
-    its own gradient: 6 N in full training. Causal attention adds 4 Q (l + 1) / 2 forward in each block, l being the
-    length of the sequence or the window, and twice that backward. Looking up embeddings costs nothing.
+    its own gradient: 6 N in full training. Attention adds 4 Q times the tokens that are seen in each block, and twice
+    that backward. In an encoder-decoder every token is counted in both stacks, an upper bound.
     """
-    matrices = config.parameters()
-    if not config.tie_embeddings:
-        matrices -= config.vocab_size * config.hidden_size
-    if config.positions == "learned":
-        matrices -= config.max_positions * config.hidden_size
-    seen = (sequence_tokens + 1) / 2
-    if config.sliding_window is not None:
-        seen = min(seen, config.sliding_window)
-    attention = config.num_layers * 4 * config.num_heads * config.head_dim * seen
+    matrices = matrix_parameters(config)
+    attention = 4 * config.num_heads * config.head_dim * _tokens_seen(config, sequence_tokens)
     trained = matrices if trainable is None else min(matrices, trainable)
     return 4 * matrices + 2 * trained + 3 * attention + frozen_roles * (2 * matrices + attention)
+
+
+def matrix_parameters(config: ModelConfig) -> int:
+    """Parameters that a token is multiplied with: N of 6 N D.
+
+    Left out are tables that are only looked up (untied embeddings, learned positions) and the experts that a token
+    does not pass.
+    """
+    width, stacks = config.hidden_size, 1 if config.num_decoder_layers is None else 2
+    found = config.parameters() - config.token_types * width
+    if not (config.tie_embeddings and config.head in ("language", "masked")):
+        found -= config.vocab_size * width
+    if config.positions == "learned":
+        found -= stacks * (config.max_positions + config.position_offset) * width
+    if config.positions == "relative":
+        found -= stacks * config.relative_buckets * config.num_heads
+    if config.experts:
+        passed = config.model_copy(update={"experts": config.experts_per_token}).parameters()
+        idle = config.experts - config.experts_per_token
+        routing = (config.num_layers + (config.num_decoder_layers or 0)) * idle * width
+        found -= config.parameters() - passed - routing
+    return found
+
+
+def _tokens_seen(config: ModelConfig, length: float) -> float:
+    """Tokens that one token attends to, on average in sequences of `length`, summed over all blocks."""
+    causal = (length + 1) / 2
+    own = causal if config.kind == "decoder" else length
+    window = config.sliding_window or math.inf
+    seen = sum(min(own, window) if config.slides(layer) else own for layer in range(config.num_layers))
+    return seen + (config.num_decoder_layers or 0) * (causal + length)
 
 
 def plan_memory(
@@ -265,36 +303,79 @@ def plan_memory(
     *,
     machine: Machine,
     trainable: int | None = None,
-    frozen_roles: int = 0,
+    frozen_roles: float = 0,
     ranks: int = 1,
 ) -> MemoryPlan:
     """The parts of the peak of one process; formulas in the file docstring."""
-    parameters = config.parameters()
-    trained = parameters if trainable is None else trainable
+    engine, kind = recipe.engine.name, machine.device.partition(":")[0]
     each = _MASTER_BYTES[recipe.model.dtype]
-    shares = ranks if recipe.engine.name == "fsdp2" else 1
     half = recipe.train.precision != "fp32"
+    share = _share(config, engine, ranks)
+    parameters = round(config.parameters() * share)
+    trained = parameters if trainable is None else round(trainable * share)
     row = recipe.data.sequence_length
-    rows = max(1, recipe.train.batch_size // ranks)
+    rows = recipe.train.batch_size if engine == "pipeline" else max(1, recipe.train.batch_size // ranks)
     micro_rows = min(recipe.train.micro_batch_size or rows, rows)
-    block, ends = activation_bytes(config, half=half, packed=recipe.data.packing != "none")
-    inputs = 4 * config.hidden_size * config.num_layers
-    head = 4 * config.vocab_size * config.hidden_size
-    cuda = machine.device.startswith("cuda")
+    blocks, block, inputs = _blocks(config, half=half, packed=recipe.data.packing != "none")
+    ends = 4 * 2 * config.hidden_size
+    flying = 1.0
+    if engine == "pipeline":
+        micros = math.ceil(rows / micro_rows)
+        flying = (min(ranks, micros) if recipe.engine.pipeline_schedule == "1f1b" else micros) / ranks
+    logits, head = 0, 4 * config.vocab_size * config.hidden_size
+    if config.head in ("language", "masked"):
+        least, filled = LOGITS_CHUNKS.get(kind, LOGITS_CHUNKS["cpu"])
+        logits = min(micro_rows * row, max(least, filled // config.vocab_size)) * config.vocab_size
+    runtime = machine.process_bytes if kind == "cuda" else max(machine.process_bytes, IMPORTED) + FIRST_UPDATE
     return MemoryPlan(
-        runtime=0 if cuda else max(machine.process_bytes, IMPORTED) + FIRST_UPDATE,
-        weights=each * (parameters // shares + frozen_roles * parameters) + (2 * parameters if half else 0),
-        gradients=each * trained // shares,
-        optimizer=2 * each * trained // shares,
-        activations_per_row=row * (config.num_layers * block + ends),
-        checkpointed_per_row=round(row * (inputs + RECOMPUTED_BLOCKS * block + ends)),
-        loss=3 * 4 * min(micro_rows * row * config.vocab_size, LOGITS_CHUNK) + head,
+        runtime=runtime,
+        weights=round(each * (parameters + frozen_roles * config.parameters())) + (2 * parameters if half else 0),
+        gradients=each * trained,
+        optimizer=2 * each * trained,
+        activations_per_row=round(row * (flying * blocks + ends)),
+        checkpointed_per_row=round(row * (flying * inputs + RECOMPUTED_BLOCKS * block + ends)),
+        loss=3 * 4 * logits + (head if logits else 0),
         embedding=head,
         micro_rows=micro_rows,
         rows=rows,
         checkpointing=recipe.train.activation_checkpointing == "block",
-        factor=CUDA_FACTOR if cuda else CPU_FACTOR,
+        factor=CUDA_FACTOR if kind == "cuda" else CPU_FACTOR,
+        gathered=_gathered(config, each=2 if half else each) if engine == "fsdp2" and ranks > 1 else 0,
+        buckets=each * trained if engine == "ddp" and ranks > 1 else 0,
     )
+
+
+def _share(config: ModelConfig, engine: str, ranks: int) -> float:
+    """Share of the parameters that one process holds; of a pipeline the largest stage, with both ends."""
+    if engine == "fsdp2":
+        return 1 / ranks
+    if engine == "pipeline":
+        around = _around(config)
+        return (around + (config.parameters() - around) / ranks) / config.parameters()
+    return 1.0
+
+
+def _around(config: ModelConfig) -> int:
+    """Parameters that stand around the blocks: embedding and head, about."""
+    own_head = config.head in ("language", "masked") and not config.tie_embeddings
+    return config.vocab_size * config.hidden_size * (2 if own_head else 1)
+
+
+def _gathered(config: ModelConfig, *, each: int) -> int:
+    """Bytes of the weights that `fsdp2` has put together at a time, and of their gradients (4 bytes)."""
+    around = _around(config)
+    block = (config.parameters() - around) / (config.num_layers + (config.num_decoder_layers or 0))
+    return round(each * (2 * block + around) + 4 * (block + around))
+
+
+def _blocks(config: ModelConfig, *, half: bool, packed: bool) -> tuple[int, int, int]:
+    """Bytes that one token leaves: (in all blocks, in the largest block, as inputs of all blocks)."""
+    block, _ = activation_bytes(config, half=half, packed=packed)
+    width, decoder = config.hidden_size, config.num_decoder_layers or 0
+    heads = 2 * (config.num_heads + config.num_kv_heads) * config.head_dim
+    cross = 4 * width + 2 * (3 * width + heads) if half else 4 * (2 * width + heads)
+    largest = block + cross if decoder else block
+    return config.num_layers * block + decoder * largest, largest, 4 * width * (config.num_layers + decoder)
 
 
 def activation_bytes(config: ModelConfig, *, half: bool, packed: bool) -> tuple[int, int]:
@@ -302,9 +383,12 @@ def activation_bytes(config: ModelConfig, *, half: bool, packed: bool) -> tuple[
     width, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     mlp = (3 if config.mlp == "gated" else 2) * inner
+    if config.experts:  # each expert's input and result are gathered for its tokens
+        mlp = config.experts_per_token * (mlp + 2 * width) + 2 * config.experts
     heads = 2 * queries + 2 * keys + (queries if packed else 0)
+    norms = 1 if config.parallel == "one_norm" else 4 if config.norm_placement == "both" else 2
     # In half precision each of q, k, v and of gate, up keeps a converted copy of its input.
-    block = 4 * 2 * width + 2 * (5 * width + heads + mlp) if half else 4 * (4 * width + heads + mlp)
+    block = 4 * norms * width + 2 * (5 * width + heads + mlp) if half else 4 * (2 * norms * width + heads + mlp)
     if config.dropout:
         block += 2 * (4 * width + width)  # the values scaled, and the mask
     return block, 4 * 2 * width
