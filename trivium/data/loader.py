@@ -167,7 +167,7 @@ class Loader:
             lengths += fill
         fields: dict[str, Tensor] = {"target_bytes": torch.from_numpy(dataset.target_bytes(targets))}
         for name, values in dataset.fields.items():
-            column = np.concatenate([values[samples][owners], np.zeros(len(fill), dtype=values.dtype)])
+            column = np.concatenate([values[samples][owners], np.zeros((len(fill), *values.shape[1:]), values.dtype)])
             fields[name] = torch.from_numpy(column)
         return Batch(
             input_ids=torch.from_numpy(inputs),
