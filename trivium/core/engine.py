@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trivium.core.distributed import Processes, shard_like, whole_tensors
 from trivium.core.method import Method, RoleModel, Update, derive_seed
-from trivium.core.terms import Counts, Terms, scaled_total
+from trivium.core.terms import Counts, Term, Terms, scaled_total
 from trivium.data.batch import Batch
 from trivium.errors import ConfigError
 from trivium.recipe import Recipe
@@ -169,6 +169,8 @@ class Engine:
         for batch in update.batches:
             for unit, count in self.method.weights(batch).items():
                 totals[unit] = totals.get(unit, 0.0) + count
+            if self.routed(self.players[update.player]):
+                totals["routed"] = totals.get("routed", 0.0) + batch.tokens
         return self.processes.sum(totals, self.device)
 
     def run(self, update: Update, counts: Counts, *, step: int, lr: float) -> StepResult:
@@ -212,11 +214,28 @@ class Engine:
                 sums.add(self.method.backward(batch, accumulate))
                 continue
             self.synchronise(player, final)
-            terms = loss(batch)
+            terms = {**loss(batch), **self.balance(player, batch)}
             sums.add(terms)
             accumulate(terms)
         if self.method.backward is not None and self.recipe.engine.name == "ddp":
             self.average_gradients(player)
+
+    def routed(self, player: Player) -> list[RoleModel]:
+        """The player's mixtures of experts whose balance counts."""
+        return [role for role in player.roles if role.module.config.experts and role.module.config.balance_loss]
+
+    def balance(self, player: Player, batch: Batch) -> Terms:
+        """How unequally busy the experts were in the latest forward pass.
+
+        A product of two means over the micro-batch, so, as in every implementation, it is the one term that depends on
+        the micro-batches; each counts by its tokens.
+        """
+        terms: Terms = {}
+        for role in self.routed(player):
+            if role.module.balance is not None:
+                share = Term(role.module.balance * batch.tokens, "routed", role.module.config.balance_loss)
+                terms["balance" if role.name == "policy" else f"balance_{role.name}"] = share
+        return terms
 
     def average_gradients(self, player: Player) -> None:
         """Mean over ranks, by hand: DDP decides in the forward pass whether to do it, too early for several passes."""

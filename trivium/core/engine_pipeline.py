@@ -25,6 +25,7 @@ from trivium.data.batch import Batch
 from trivium.errors import ConfigError
 
 if TYPE_CHECKING:
+    from trivium.models.config import ModelConfig
     from trivium.models.transformer import Transformer
 
 SCHEDULES = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
@@ -55,8 +56,11 @@ class Stage(nn.Module):
         `index` [1] is the number of the micro-batch; its layout is known to every rank.
         """
         model = self.model
-        plan = model.plan(self.batches[int(index)].layout, device=inputs.device)
-        hidden = model.embed_inputs(inputs[0], plan.positions) if self.first else inputs[0]
+        batch = self.batches[int(index)]
+        plan = model.plan(batch.layout, device=inputs.device)
+        hidden = inputs[0]
+        if self.first:
+            hidden = model.embed_inputs(hidden, plan.positions, token_types=batch.fields.get("token_types"))
         hidden = model.run_blocks(hidden, plan, list(model.blocks)[self.begin : self.end])
         if self.last:
             hidden = model.final_norm(hidden)
@@ -77,7 +81,7 @@ def drop_other_stages(model: Transformer, stage: Stage) -> None:
     if not stage.first:
         if not (stage.last and model.config.tie_embeddings):
             model.embed = nothing
-        model.position_embed = None
+        model.position_embed = model.token_type_embed = model.embed_norm = None
 
 
 class PipelineEngine(Engine):
@@ -93,6 +97,7 @@ class PipelineEngine(Engine):
         if not role.trainable:
             super().place(role)
             return
+        refuse_unsupported_model(role.module.config)
         self.stage = Stage(role.module, self.processes.rank, self.processes.world)
         role.module.to(self.device).train()
         role.precision = self.autocast
@@ -202,6 +207,20 @@ def arrived(hidden: Tensor, head: nn.Module) -> Callable[..., Any]:
         return then(hidden, head)
 
     return forward
+
+
+def refuse_unsupported_model(config: ModelConfig) -> None:
+    """What does not flow through one line of blocks cannot be pipelined."""
+    what = (
+        "an encoder-decoder" if config.kind == "encoder_decoder" else "a mixture of experts" if config.experts else ""
+    )
+    if what:
+        raise ConfigError(
+            f"{what} cannot be cut into the stages of a pipeline",
+            where="engine.name",
+            value="pipeline",
+            fix="set engine.name=fsdp2 or engine.name=ddp",
+        )
 
 
 def refuse_unsupported(method: Method) -> None:

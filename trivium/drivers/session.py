@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 
 from trivium.config import ResolvedRecipe
 from trivium.core.distributed import Processes, resolve_device, start_processes
 from trivium.core.engine import Engine, slow_precision
 from trivium.core.feed import LoaderFeed
-from trivium.core.method import Context, Method, Role, RoleModel
+from trivium.core.method import Context, Method, Role, RoleModel, derive_seed
 from trivium.core.plan import Machine, describe_machine, forecast, refuse_if_impossible
 from trivium.core.state import Progression
 from trivium.core.trainer import Trainer
@@ -26,9 +27,10 @@ from trivium.data.batch import Batch
 from trivium.data.dataset import Dataset, open_dataset
 from trivium.data.loader import Loader
 from trivium.errors import ConfigError, ModelError
-from trivium.models.build import build_model, preset
+from trivium.models.build import build_model, first_problem, preset
 from trivium.models.config import ModelConfig
-from trivium.models.folder import load_model, read_config
+from trivium.models.folder import load_model, read_config, with_head
+from trivium.models.huggingface import HEAD_FIELDS
 from trivium.recipe import Recipe, Source
 from trivium.tokenizers.tokenizer import Tokenizer
 
@@ -88,6 +90,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     config = model_config(recipe, tokenizer)
     method: Method = resolved.method.cls(resolved.method.config)
     train_data, validation_data = open_data(recipe, method, tokenizer, processes)
+    config = fitted_head(config, method.head(train_data))
     loader = make_loader(recipe, train_data, processes)
     total = run_length(recipe, loader)
     machine = machine_that_fits(recipe, config, method, loader, total, device, processes)
@@ -203,6 +206,9 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
             "pad_id": tokenizer.pad_id,
         }
         config = preset(recipe.model.preset or "", {**special, **recipe.model.config})
+        if config.kind == "encoder_decoder" and config.start_id is None:
+            start = next(token for token in (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) if token is not None)
+            config = config.model_copy(update={"start_id": start})
     if tokenizer.vocab_size > config.vocab_size:
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}",
@@ -210,6 +216,16 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
             fix=f"set model.config.vocab_size={tokenizer.vocab_size}, or use the model's own tokenizer",
         )
     return config
+
+
+def fitted_head(config: ModelConfig, wanted: Mapping[str, Any] | None) -> ModelConfig:
+    """The model with the head that the method needs; the one it has stays if it is of that kind already."""
+    if wanted is None or all(getattr(config, name) == value for name, value in wanted.items()):
+        return config
+    try:
+        return with_head(config, wanted)
+    except ValidationError as error:
+        raise ConfigError(**first_problem(error, where="method")) from None
 
 
 def open_data(
@@ -261,12 +277,16 @@ def run_length(recipe: Recipe, loader: Loader) -> int:
 
 
 def load_role(recipe: Recipe, role: Role, config: ModelConfig) -> Transformer:
-    """The model of one role; without a path of its own it is the model of the recipe."""
+    """The model of one role; without a path or a shape of its own it is the model of the recipe."""
     dtype = getattr(torch, recipe.model.dtype)
     path = role.path or recipe.model.path
+    if role.config is not None:
+        shape = ModelConfig.model_validate({**config.model_dump(), **role.config})
+        return build_model(shape, seed=derive_seed(recipe.seed, "role"), dtype=dtype)
     if path is None:
         return build_model(config, seed=recipe.seed, dtype=dtype)
-    model = load_model(path, dtype=dtype)
+    head = None if role.path else {name: getattr(config, name) for name in HEAD_FIELDS}
+    model = load_model(path, dtype=dtype, head=head, seed=recipe.seed)
     if role.path is not None and model.config.vocab_size != config.vocab_size:
         raise ModelError(
             f"this model has {model.config.vocab_size} tokens, the model to train {config.vocab_size}",

@@ -56,7 +56,7 @@ class FreeLB(Method):
         steps = self.config.ascent_steps
         width = self.policy.module.config.hidden_size
         device, layout = batch.input_ids.device, batch.layout
-        noise = torch.randn(batch.tokens, width, device=device, dtype=self.policy.module.head.weight.dtype)
+        noise = torch.randn(batch.tokens, width, device=device, dtype=self.policy.module.embed.weight.dtype)
         noise = scale_to(noise, layout, self.config.initial)
         first: Terms | None = None
         for index in range(steps):

@@ -256,12 +256,13 @@ def _open(path: Path, files: ExitStack) -> dict[str, Source]:
 
 
 def with_head(config: ModelConfig, head: Mapping[str, Any]) -> ModelConfig:
-    """The same body with another head; settings that `head` leaves out have their default."""
+    """The same body with another head; what `head` leaves out is as the family has it, else the default."""
     unknown = set(head) - set(HEAD_FIELDS)
     if unknown:
         raise ValueError(f"no settings of a head: {sorted(unknown)}")
+    known = family(config.family).HEADS.get(head.get("head", config.head))
     body = {name: value for name, value in config.model_dump().items() if name not in HEAD_FIELDS}
-    return ModelConfig.model_validate({**body, **head})
+    return ModelConfig.model_validate({**body, **(known.fields if known else {}), **head})
 
 
 def is_tied(config: ModelConfig, name: str) -> bool:
@@ -300,14 +301,15 @@ def _own_weights(
     """
     file = family(config.family)
     table = expand(keys_of(config), config, shapes)
-    named = _full_names(found, {key.file for key in table}, file.PREFIX)
+    known = {key.file for key in table}
+    named = _full_names(found, known, file.PREFIX)
     other = {key.file for head in file.HEADS.values() for key in head.keys} if new_head else set()
     tied = {key.file for key in table if is_tied(config, key.own[0])}
     optional = tied | {key.file for key in table if new_head and key.own[0].startswith("head.")}
     _same_names(
         folder,
         {key.file for key in table} - optional,
-        {name for name in named if not _ignored(name, file)} - optional - other,
+        {name for name in named if name in known or not _ignored(name, file)} - optional - other,
     )
     weights: dict[str, Tensor] = {}
     for key in table:
@@ -354,10 +356,14 @@ def _shape(shape: Collection[int], key: Key) -> list[int]:
 
 
 def _full_names(found: Mapping[str, Source], table: Collection[str], prefix: str) -> dict[str, Source]:
-    """The tensors by the names of the table: some folders put the prefix before the body, some leave it out."""
+    """The tensors by the names of the table.
+
+    Some folders put the prefix before the body, some leave it out; the oldest have TensorFlow's names for norms.
+    """
     names = {}
     for name, source in found.items():
-        variants = (name, prefix + name, name.removeprefix(prefix))
+        modern = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+        variants = (name, modern, prefix + modern, modern.removeprefix(prefix))
         names[next((variant for variant in variants if variant in table), name)] = source
     return names
 
