@@ -302,13 +302,13 @@ def _own_weights(
     file = family(config.family)
     table = expand(keys_of(config), config, shapes)
     known = {key.file for key in table}
-    named = _full_names(found, known, file.PREFIX)
     other = {key.file for head in file.HEADS.values() for key in head.keys} if new_head else set()
+    named = _full_names(found, known | other, file.PREFIX)
     tied = {key.file for key in table if is_tied(config, key.own[0])}
     optional = tied | {key.file for key in table if new_head and key.own[0].startswith("head.")}
     _same_names(
         folder,
-        {key.file for key in table} - optional,
+        known - optional,
         {name for name in named if name in known or not _ignored(name, file)} - optional - other,
     )
     weights: dict[str, Tensor] = {}

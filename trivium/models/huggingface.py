@@ -12,13 +12,14 @@ from types import ModuleType
 from typing import Any
 
 from trivium.errors import ModelError
-from trivium.models.config import ModelConfig, Rope
+from trivium.models.config import LayerType, ModelConfig, Rope
 
 ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
@@ -38,12 +39,14 @@ class Key:
     own:        name of the parameter here; several are stacked along the output dimension, in this order.
     transposed: the file stores [in, out] (GPT-2's Conv1D), torch.nn.Linear [out, in].
     grouped:    several parameters are stacked for each key/value head, and these one after the other.
+    when:       (setting, value) of the models that have this tensor, where a family names the same parameter twice.
     """
 
     file: str
     own: tuple[str, ...]
     transposed: bool = False
     grouped: bool = False
+    when: tuple[str, Any] | None = None
 
     def at(self, *numbers: int) -> Key:
         """The key of one layer, or of one expert of one layer."""
@@ -57,6 +60,7 @@ class Head:
     fields:  settings of `ModelConfig` that the class implies.
     aliases: further classes whose folders hold this head.
     prefix:  where the class keeps the body, if not where the family's others do.
+    dropout: settings that may hold the dropout before the scores; the first that is there counts.
     """
 
     architecture: str
@@ -64,6 +68,7 @@ class Head:
     fields: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     prefix: str | None = None
+    dropout: tuple[str, ...] = ("classifier_dropout",)
 
 
 def keys(
@@ -71,30 +76,40 @@ def keys(
     *own: str,
     transposed: bool = False,
     grouped: bool = False,
+    when: tuple[str, Any] | None = None,
     kinds: tuple[str, ...] = ("weight", "bias"),
 ) -> list[Key]:
     """The keys of a module: its weight and, where the model has one, its bias (which is never transposed)."""
     return [
-        Key(f"{file}.{kind}", tuple(f"{name}.{kind}" for name in own), transposed and kind == "weight", grouped)
+        Key(f"{file}.{kind}", tuple(f"{name}.{kind}" for name in own), transposed and kind == "weight", grouped, when)
         for kind in kinds
     ]
 
 
-def causal_heads(name: str, *, score_bias: bool = False) -> dict[str, Head]:
-    """The heads of the decoders of transformers that keep their body in `model.` and differ in the name only."""
-    pooled = {"pooling": "last", "head_bias": score_bias}
-    return {
+def causal_heads(
+    name: str, *, without: Collection[str] = (), span_prefix: str | None = None
+) -> dict[str, Head]:
+    """The heads of the decoders of transformers that keep their body in `model.` and differ in the name only.
+
+    without: heads that the family does not have. span_prefix: where the class for spans keeps the body, if elsewhere.
+    """
+    biased = {"head_bias": True}
+    heads = {
         "language": Head(f"{name}ForCausalLM", keys("lm_head", "head")),
-        "sequence": Head(f"{name}ForSequenceClassification", keys("score", "head.out"), pooled),
-        "token": Head(f"{name}ForTokenClassification", keys("score", "head.out"), {"head_bias": True}),
+        "sequence": Head(f"{name}ForSequenceClassification", keys("score", "head.out"), {"pooling": "last"}),
+        "token": Head(f"{name}ForTokenClassification", keys("score", "head.out"), biased),
+        "span": Head(f"{name}ForQuestionAnswering", keys("qa_outputs", "head.out"), biased, prefix=span_prefix),
         "none": Head(f"{name}Model", []),
     }
+    return {kind: head for kind, head in heads.items() if kind not in without}
 
 
 def expand(table: Collection[Key], config: ModelConfig, parameters: Collection[str]) -> list[Key]:
     """The table for every layer and expert of `config`, without keys of `parameters` this model does not have."""
     rows: list[Key] = []
     for key in table:
+        if key.when is not None and getattr(config, key.when[0]) != key.when[1]:
+            continue
         encoder = config.num_decoder_layers is None or key.own[0].startswith("encoder.")
         ranges = [range(config.num_layers if encoder else config.num_decoder_layers or 0), range(config.experts)]
         rows += [key.at(*numbers) for numbers in product(*ranges[: key.file.count("{}")])]
@@ -106,6 +121,8 @@ def expand(table: Collection[Key], config: ModelConfig, parameters: Collection[s
 HEAD_FIELDS = ("head", "labels", "problem", "pooling", "head_dense", "head_bias", "head_dropout")
 OWN_SECTION = "trivium"
 """Key of config.json under which a head stands that transformers does not have for the family."""
+_IMPLIED = ("pooling", "head_dense", "head_bias")
+"""Settings that a class of transformers does not let choose."""
 _PROBLEMS = {
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
@@ -131,39 +148,49 @@ def write_config(file: ModuleType, config: ModelConfig) -> dict[str, Any]:
     if config.head == "sequence":
         written["problem_type"] = _PROBLEMS[config.problem]
     if config.head in ("sequence", "token", "span"):
-        written["classifier_dropout"] = config.head_dropout
+        written |= {name: config.head_dropout for name in head.dropout[:1] if name not in file.FIELDS.values()}
+        if _read_dropout(file, head, written) != config.head_dropout:  # their class has no setting of its own
+            written[OWN_SECTION] = {"head_dropout": config.head_dropout}
     return written
 
 
 def head_of(file: ModuleType, config: ModelConfig) -> tuple[str, Head]:
     """(name, head) under which transformers knows the head of `config`; ("none", ...) if it does not."""
     head: Head | None = file.HEADS.get(config.head)
-    if head is not None and all(getattr(config, name) == value for name, value in head.fields.items()):
-        return config.head, head
-    return "none", file.HEADS["none"]
+    if head is None:
+        return "none", file.HEADS["none"]
+    implied = {name: head.fields.get(name, ModelConfig.model_fields[name].default) for name in _IMPLIED}
+    fits = all(getattr(config, name) == value for name, value in implied.items())
+    return (config.head, head) if fits else ("none", file.HEADS["none"])
 
 
 def read_head(file: ModuleType, raw: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the head from a config.json."""
-    own = raw.get(OWN_SECTION)
-    if own is not None:
-        if not isinstance(own, dict) or set(own) - set(HEAD_FIELDS):
-            raise ModelError("malformed head of a model", where=OWN_SECTION, value=own)
+    own = raw.get(OWN_SECTION, {})
+    if not isinstance(own, dict) or set(own) - set(HEAD_FIELDS):
+        raise ModelError("malformed head of a model", where=OWN_SECTION, value=own)
+    if "head" in own:
         return dict(own)
     classes = raw.get("architectures") or [next(iter(file.HEADS.values())).architecture]
     wanted = classes[0] if isinstance(classes, list) else classes
     for name, head in file.HEADS.items():
         if wanted == head.architecture or wanted in head.aliases:
-            return {"head": name, **head.fields, **_read_labels(name, raw)}
+            return {"head": name, **head.fields, **_read_labels(file, name, head, raw), **own}
     known = ", ".join(head.architecture for head in file.HEADS.values())
     raise ModelError("unsupported class of model", where="architectures", value=wanted, fix=f"supported: {known}")
 
 
-def _read_labels(head: str, raw: Mapping[str, Any]) -> dict[str, Any]:
-    if head not in ("sequence", "token", "span"):
+def _read_dropout(file: ModuleType, head: Head, raw: Mapping[str, Any]) -> Any:
+    """The dropout before the scores."""
+    found = (raw.get(name, file.HF_DEFAULTS.get(name)) for name in head.dropout)
+    return next((value for value in found if value is not None), 0.0)
+
+
+def _read_labels(file: ModuleType, name: str, head: Head, raw: Mapping[str, Any]) -> dict[str, Any]:
+    if name not in ("sequence", "token", "span"):
         return {}
-    fields: dict[str, Any] = {"head_dropout": raw.get("classifier_dropout") or 0.0}
-    if head == "span":
+    fields: dict[str, Any] = {"head_dropout": _read_dropout(file, head, raw)}
+    if name == "span":
         return fields
     names = raw.get("id2label")
     if names is None:
@@ -171,7 +198,7 @@ def _read_labels(head: str, raw: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(names, dict) or sorted(names, key=_number) != [str(number) for number in range(len(names))]:
         raise ModelError("labels must be numbered from 0", where="id2label", value=names)
     fields["labels"] = tuple(str(names[str(number)]) for number in range(len(names)))
-    if head == "sequence":
+    if name == "sequence":
         default = "regression" if len(names) == 1 else "single_label"
         kinds = {theirs: ours for ours, theirs in _PROBLEMS.items()}
         fields["problem"] = kinds.get(raw.get("problem_type") or "", default)
@@ -260,11 +287,42 @@ def read_fraction(raw: Mapping[str, Any], default: float = 1.0) -> float:
     return default if found is None else found
 
 
-def write_rope(rope: Rope) -> dict[str, Any]:
-    """Rotary settings in both spellings, so that transformers 4 and 5 read the same model."""
+def write_rope(rope: Rope, *, fraction: float | None = None) -> dict[str, Any]:
+    """Rotary settings in both spellings, so that transformers 4 and 5 read the same model.
+
+    fraction: share of each head that turns, for families that can say it.
+    """
     scaling: dict[str, Any] | None = None
     if rope.scaling is not None:
         values = rope.scaling.model_dump(exclude_none=True, mode="json")
         scaling = {_SCALING_NAMES.get(name, name): value for name, value in values.items()}
-    parameters = {"rope_theta": rope.theta, **(scaling or {"rope_type": "default"})}
-    return {"rope_parameters": parameters, "rope_theta": rope.theta, "rope_scaling": scaling}
+    partial = {} if fraction is None else {"partial_rotary_factor": fraction}
+    parameters = {"rope_theta": rope.theta, **(scaling or {"rope_type": "default"}), **partial}
+    return {"rope_parameters": parameters, "rope_theta": rope.theta, "rope_scaling": scaling, **partial}
+
+
+_LAYER_TYPES: dict[str, LayerType] = {"full_attention": "full", "sliding_attention": "sliding"}
+
+
+def read_layers(raw: Mapping[str, Any], window: Any, default: Collection[LayerType]) -> dict[str, Any]:
+    """Window and types of layers, in one spelling: no types where all slide, and no window where none does."""
+    given = raw.get("layer_types")
+    if given is not None and (not isinstance(given, list) or not set(map(str, given)) <= set(_LAYER_TYPES)):
+        raise ModelError("unknown kind of layer", where="layer_types", value=given, fix=f"known: {list(_LAYER_TYPES)}")
+    types = tuple(default) if given is None else tuple(_LAYER_TYPES[name] for name in given)
+    if window is None or "sliding" not in types:
+        return {"sliding_window": None, "layer_types": None}
+    return {"sliding_window": window, "layer_types": types if "full" in types else None}
+
+
+def write_layers(config: ModelConfig) -> dict[str, Any]:
+    """The reverse of `read_layers`."""
+    names = {ours: theirs for theirs, ours in _LAYER_TYPES.items()}
+    types = [names["sliding" if config.slides(layer) else "full"] for layer in range(config.num_layers)]
+    return {"sliding_window": config.sliding_window, "layer_types": types}
+
+
+def every(count: Any, full: int) -> tuple[LayerType, ...]:
+    """Types of `count` layers of which each `full`-th sees everything and the others slide."""
+    layers = range(count) if isinstance(count, int) else range(0)
+    return tuple("sliding" if (layer + 1) % full else "full" for layer in layers)
