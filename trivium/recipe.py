@@ -86,6 +86,31 @@ class Source(StrictModel):
 Sources = Annotated[list[Source], BeforeValidator(_sources)]
 
 
+class LabelSettings(StrictModel):
+    """How rows with labels are read: texts with labels, words with tags, questions with answers."""
+
+    text: str | None = None
+    """Column of the text; default: the first of text, sentence, review, content, ... that is there."""
+    text_pair: str | None = None
+    """Column of a second text; default: recognised (text_a and text_b, premise and hypothesis, ...)."""
+    label: str | list[str] | None = None
+    """Column of the label, or several columns of 0 and 1, or of numbers; default: label, class, score, ... if it is there."""
+    problem: Literal["auto", "single_label", "multi_label", "regression"] = "auto"
+    """One label, any number of labels, or numbers; by default lists are several labels, fractions are numbers."""
+    names: dict[str, str] = Field(default_factory=dict)
+    """Names of labels that the data writes otherwise: `{"0": negative, "1": positive}`."""
+    separator: str | None = Field(None, min_length=1)
+    """What stands between several labels written in one text (csv)."""
+    words: str | None = None
+    """Column of the words of a sentence; default: tokens or words."""
+    tags: str | None = None
+    """Column of the tags of the words; default: tags, ner_tags, labels or pos_tags."""
+    every_piece: bool = False
+    """Words of several tokens: all of them carry the tag of the word, not only the first."""
+    stride: int = Field(128, ge=0)
+    """Tokens that neighbouring windows of a long context share (question answering)."""
+
+
 class DataSection(StrictModel):
     """What to train and validate on."""
 
@@ -107,6 +132,8 @@ class DataSection(StrictModel):
     """A new order each epoch, from the seed; otherwise the order of the files."""
     prefetch: int = Field(4, ge=0, le=1024)
     """Updates prepared ahead by a background thread."""
+    labels: LabelSettings = Field(default_factory=LabelSettings)
+    """How rows with labels are read."""
 
 
 class TrainSection(StrictModel):

@@ -166,16 +166,21 @@ def open_dataset(
     tokenizer: Tokenizer,
     settings: DataSection,
     cache: Path | None = None,
+    like: Dataset | None = None,
 ) -> Dataset:
     """Read, tokenise and check the sources.
 
     Sources are a mixture if any of them has a `weight` other than 1; otherwise they are simply one after the other,
     each row once an epoch.
+    like:  the training data, whose labels held-out data of the kinds labels and tokens is read by.
     cache: folder in which tokenised documents are kept for the next start; None: everything stays in memory.
 
     Raises DataError for what cannot be read or must not be trained on.
     """
     from trivium.data import opening
 
+    if kind in ("labels", "tokens", "questions"):
+        labels = getattr(like, "label_set", None)
+        return opening.open_labelled(sources, kind=kind, tokenizer=tokenizer, settings=settings, like=labels)
     opened = opening.open_documents if kind == "documents" else opening.open_samples
     return opened(sources, kind=kind, tokenizer=tokenizer, settings=settings, cache=cache)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from trivium.data.collecting import collect
 from trivium.data.cutting import documents_dataset
 from trivium.data.dataset import Dataset, Kind, Part
+from trivium.data.intake import Intake
+from trivium.data.labelled import Gathered, LabelledDataset, LabelSet
 from trivium.data.sample_cache import collect_on_disk
 from trivium.data.shards import TokenisedSource, is_tokens, open_tokens, tokenise_in_memory, tokenise_on_disk
 from trivium.data.tokenise import TokenShard
@@ -61,6 +64,26 @@ def open_samples(
         found = collect_on_disk(sources, kind=kind, tokenizer=tokenizer, settings=settings, cache=cache)
     parts = [Part(*part) for part in _joined(sources, found.ends)]
     return _not_nothing(found.dataset(kind, parts=parts, tokenizer=tokenizer))
+
+
+def open_labelled(
+    sources: Sequence[Source],
+    *,
+    kind: Kind,
+    tokenizer: Tokenizer,
+    settings: DataSection,
+    like: LabelSet | None = None,
+    keep_rows: bool = False,
+) -> LabelledDataset:
+    """Sequences with labels, tagged words, or questions; `like` and `keep_rows` as in `trivium.data.labels`."""
+    file = {"labels": "labels", "tokens": "tagging", "questions": "spans"}[kind]
+    intake = Intake(settings.on_error)
+    found: Gathered = importlib.import_module(f"trivium.data.{file}").read(
+        sources, intake, tokenizer=tokenizer, settings=settings, like=like, keep_rows=keep_rows
+    )
+    dataset = found.dataset([Part(*part) for part in _joined(sources, found.ends)], intake)
+    _not_nothing(dataset)
+    return dataset
 
 
 def _joined(sources: Sequence[Source], ends: Sequence[int]) -> list[tuple[str, float, int, int]]:
