@@ -133,6 +133,7 @@ def save_model(
         where = {key.file: name for name, keys in zip(names, shards, strict=True) for key in keys}
         write_json(INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))})
     tokens = {f"{name}_token_id": getattr(config, f"{name}_id") for name in ("bos", "eos", "pad")}
+    tokens["decoder_start_token_id"] = config.start_id
     known = {name: token for name, token in tokens.items() if token is not None}
     write_json(GENERATION, {"_from_model_config": True, **known, "transformers_version": TRANSFORMERS})
     types = {"dtype": kind, "torch_dtype": kind, "transformers_version": TRANSFORMERS, "use_cache": True}
@@ -185,6 +186,8 @@ def _config_of(folder: Path, raw: dict[str, Any]) -> ModelConfig:
         ends = _read_json(folder / GENERATION).get("eos_token_id")
         raw = raw if ends is None else {**raw, "eos_token_id": ends}
     file = family(kind)
+    if getattr(file, "HEAD_MAY_BE_UNTIED", False) and _has_own_head(folder, file):
+        raw = {"scale_decoder_outputs": raw.get("tie_word_embeddings", True), **raw, "tie_word_embeddings": False}
     try:
         return ModelConfig.model_validate(read_settings(file, raw))
     except ModelError as error:
@@ -194,6 +197,17 @@ def _config_of(folder: Path, raw: dict[str, Any]) -> ModelConfig:
         ours = found["where"].lstrip(".")
         theirs = file.FIELDS.get(ours, ours)
         raise ModelError(**{**found, "where": f"{where}: {theirs}" if theirs else where}) from None
+
+
+def _has_own_head(folder: Path, file: ModuleType) -> bool:
+    """Whether the weights of `folder`, if it has any, hold a head that differs from the embedding."""
+    if not any((folder / name).is_file() for name in (SINGLE, INDEX)):
+        return False
+    embedding = next(key.file for key in file.KEYS if key.own == ("embed.weight",))
+    names = (file.HEADS["language"].keys[0].file, embedding.removeprefix(file.PREFIX))
+    with ExitStack() as files:
+        found = _tensor_sources(folder, files)
+        return all(name in found for name in names) and not torch.equal(*(found[name]() for name in names))
 
 
 def _stored_dtype(raw: Mapping[str, Any]) -> torch.dtype | None:
@@ -274,10 +288,11 @@ def keys_of(config: ModelConfig) -> list[Key]:
     """The tensors of a folder of this model, for all layers at once."""
     file = family(config.family)
     name, head = head_of(file, config)
-    keys = [*file.KEYS, *head.keys]
+    body: list[Key] = file.body_keys(config) if hasattr(file, "body_keys") else file.KEYS
     prefix = "" if name == "none" else head.prefix
     if prefix is not None:
-        keys = [replace(key, file=prefix + key.file.removeprefix(file.PREFIX)) for key in file.KEYS] + head.keys
+        body = [replace(key, file=prefix + key.file.removeprefix(file.PREFIX)) for key in body]
+    keys = body + head.keys
     if name != config.head:  # a head that only this package knows keeps its own names
         keys += [
             Key(f"{OWN_SECTION}.{part}", (part,))
@@ -311,6 +326,7 @@ def _own_weights(
         known - optional,
         {name for name in named if name in known or not _ignored(name, file)} - optional - other,
     )
+    _check_zero(folder, found, getattr(file, "ZERO", ""))
     weights: dict[str, Tensor] = {}
     for key in table:
         if key.file not in named:
@@ -370,6 +386,13 @@ def _full_names(found: Mapping[str, Source], table: Collection[str], prefix: str
 
 def _ignored(name: str, file: ModuleType) -> bool:
     return any(re.fullmatch(file.IGNORED, variant) for variant in (name, file.PREFIX + name))
+
+
+def _check_zero(folder: Path, found: Mapping[str, Source], pattern: str) -> None:
+    """Refuses tensors whose names match `pattern`, which are left out because they are zero, if they are not."""
+    for name, source in found.items():
+        if re.fullmatch(pattern, name) and torch.count_nonzero(source()):
+            raise ModelError("a tensor that is not supported is not zero", where=f"{folder}: {name}")
 
 
 def _same_names(folder: Path, expected: Collection[str], found: Collection[str]) -> None:
