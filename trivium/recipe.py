@@ -94,7 +94,7 @@ class LabelSettings(StrictModel):
     text_pair: str | None = None
     """Column of a second text; default: recognised (text_a and text_b, premise and hypothesis, ...)."""
     label: str | list[str] | None = None
-    """Column of the label, or several columns of 0 and 1, or of numbers; default: label, class, score, ... if it is there."""
+    """Column of the label, or several columns of 0 and 1, or of numbers; default: the first of label, class, score."""
     problem: Literal["auto", "single_label", "multi_label", "regression"] = "auto"
     """One label, any number of labels, or numbers; by default lists are several labels, fractions are numbers."""
     names: dict[str, str] = Field(default_factory=dict)

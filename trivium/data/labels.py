@@ -119,9 +119,8 @@ def label_set(rows: Sequence[LabelRow], settings: LabelSettings) -> LabelSet:
     problem = settings.problem if settings.problem != "auto" else _problem(rows, settings)
     columns = settings.label if isinstance(settings.label, list) else None
     if problem == "regression":
-        return LabelSet(
-            tuple(columns or [settings.label or (_label_column(rows[0].row) if rows else "score")]), problem
-        )
+        usual = _label_column(rows[0].row) if rows and settings.label is None else "score"
+        return LabelSet(tuple(columns or [str(settings.label or usual)]), problem)
     if columns is not None and problem == "multi_label":
         return LabelSet(tuple(settings.names.get(name, name) for name in columns), problem)
     names = {name for row in rows for name in _names(row, settings, problem)}

@@ -27,7 +27,8 @@ from trivium.data.batch import Batch
 from trivium.data.dataset import Dataset, open_dataset
 from trivium.data.loader import Loader
 from trivium.errors import ConfigError, ModelError
-from trivium.models.build import build_model, first_problem, preset
+from trivium.models.allocator import keep_freed_memory
+from trivium.models.build import build_model, family, first_problem, preset
 from trivium.models.config import ModelConfig
 from trivium.models.folder import load_model, read_config, with_head
 from trivium.models.huggingface import HEAD_FIELDS
@@ -180,7 +181,7 @@ def load_roles(recipe: Recipe, config: ModelConfig, method: Method, *, compiled:
 
 
 def set_up_torch(recipe: Recipe, processes: Processes) -> None:
-    """Threads and deterministic kernels."""
+    """Threads, memory and deterministic kernels."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(recipe.train.threads or max(1, cores // local))
@@ -188,6 +189,7 @@ def set_up_torch(recipe: Recipe, processes: Processes) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Filling fresh memory would find reads of it, which this package does not make, and costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    keep_freed_memory()
     torch.use_deterministic_algorithms(recipe.train.deterministic, warn_only=True)
 
 
@@ -219,11 +221,15 @@ def model_config(recipe: Recipe, tokenizer: Tokenizer) -> ModelConfig:
 
 
 def fitted_head(config: ModelConfig, wanted: Mapping[str, Any] | None) -> ModelConfig:
-    """The model with the head that the method needs; the one it has stays if it is of that kind already."""
+    """The model with the head that the method needs; the one it has stays if it is of that kind already.
+
+    What the method leaves open is as transformers has it for the family, so that its classes load the result.
+    """
     if wanted is None or all(getattr(config, name) == value for name, value in wanted.items()):
         return config
+    usual = family(config.family).HEADS.get(wanted["head"])
     try:
-        return with_head(config, wanted)
+        return with_head(config, {**(usual.fields if usual else {}), **wanted})
     except ValidationError as error:
         raise ConfigError(**first_problem(error, where="method")) from None
 
@@ -234,13 +240,15 @@ def open_data(
     """Training and held-out data; the main process tokenises, the others read what it left."""
     cache = Path(recipe.runs) / ".cache"
 
-    def opened(sources: list[Source]) -> Dataset:
-        return open_dataset(sources, kind=method.data_kind, tokenizer=tokenizer, settings=recipe.data, cache=cache)
+    def opened(sources: list[Source], like: Dataset | None = None) -> Dataset:
+        return open_dataset(
+            sources, kind=method.data_kind, tokenizer=tokenizer, settings=recipe.data, cache=cache, like=like
+        )
 
     if not processes.main:
         processes.barrier()
     train = opened(recipe.data.train)
-    validation = opened(recipe.data.validation) if recipe.data.validation else None
+    validation = opened(recipe.data.validation, train) if recipe.data.validation else None
     if processes.main:
         processes.barrier()
     return train, validation
