@@ -55,12 +55,19 @@ def inspect(
         Path | None, typer.Option(help="Show this model's loss; default: the recipe's model folder.")
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with coloured tokens instead.")] = None,
+    explain: Annotated[
+        str | None, typer.Option(help="Show one update on this sentence, or row as JSON, instead of samples.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show samples as the model sees them.
 
-    For each token: its target, whether it is trained, and its loss under a model.
+    For each token: its target, whether it is trained, and its loss under a model. With --explain: what the method of
+    the recipe makes of one sentence (inputs, targets, probabilities, loss), and what one update changes.
     """
+    if explain is not None:
+        _explain(_resolved(recipe, overrides), explain, model, html, as_json)
+        return
     from trivium.data.inspect import inspect_rows, print_rows, rows_as_html, rows_as_json
 
     resolved = _resolved(recipe, overrides)
@@ -80,6 +87,22 @@ def inspect(
         from rich.console import Console
 
         print_rows(rows, Console())
+
+
+def _explain(resolved: ResolvedRecipe, text: str, model: Path | None, page: Path | None, as_json: bool) -> None:
+    from trivium.drivers.explain import explain, explanation_as_html, print_explanation
+
+    found = explain(resolved.recipe, text, model=model)
+    if page is not None:
+        from trivium.artifacts.writer import write_file
+
+        write_file(page, explanation_as_html(found))
+    elif as_json:
+        show(found.as_dict(), as_json=True, text="")
+    else:
+        from rich.console import Console
+
+        print_explanation(found, Console())
 
 
 def _model(folder: str | Path | None) -> Transformer | None:

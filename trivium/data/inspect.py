@@ -141,7 +141,7 @@ h1 { font-size: 1.3rem; } h2 { font-size: 0.95rem; font-weight: 600; margin: 1.5
 
 
 def _tokens(sequence: TokenSequence, tokenizer: Tokenizer, losses: list[float] | None) -> list[InspectedToken]:
-    texts = [_text(tokenizer, token) for token in sequence.ids]
+    texts = [token_text(tokenizer, token) for token in sequence.ids]
     tokens = []
     for place, text in enumerate(texts):
         last = place + 1 == len(texts)
@@ -159,7 +159,7 @@ def _tokens(sequence: TokenSequence, tokenizer: Tokenizer, losses: list[float] |
     return tokens
 
 
-def _text(tokenizer: Tokenizer, token: int) -> str:
+def token_text(tokenizer: Tokenizer, token: int) -> str:
     """The text of one token; bytes that are only part of a character are spelled out."""
     if tokenizer.byte_level and 0 <= token < tokenizer.vocab_size:
         return tokenizer.token_bytes[token].decode("utf-8", "backslashreplace")
