@@ -19,11 +19,13 @@ import typer.core
 from trivium import __version__
 from trivium.cli import (
     chat,
+    compress,
     config,
     data,
     doctor,
     generate,
     lineage,
+    plan,
     quickstart,
     report,
     schema,
@@ -62,7 +64,9 @@ app = typer.Typer(
 app.command()(quickstart.quickstart)
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(plan.app, name="plan")
 app.command()(train.train)
+app.add_typer(compress.app, name="compress")
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(lineage.lineage)

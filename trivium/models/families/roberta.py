@@ -24,7 +24,6 @@ def _shape(width: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
         "num_heads": heads,
         "intermediate_size": 4 * width,
         "max_positions": 512,
-        "position_offset": 2,
         "token_types": 1,
         "activation": "gelu",
         "tie_embeddings": True,
@@ -41,8 +40,7 @@ def _shape(width: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
 
 _SMALL: dict[str, Any] = {
     **dict.fromkeys(bert.DROPOUT, 0.0),
-    "position_offset": 1,  # tokenizers made here have their padding token at 0
-    "pad_id": 0,
+    "pad_id": 0,  # the special tokens of a tokenizer made here
     "bos_id": 1,
 }
 
@@ -53,6 +51,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "roberta-base": _shape(768, 12, 12),
     "roberta-large": _shape(1024, 24, 16),
 }
+
+DERIVED = {"position_offset": lambda fields: fields["pad_id"] + 1}
 
 HEADS = {
     "masked": Head(
