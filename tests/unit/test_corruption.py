@@ -138,14 +138,16 @@ def test_every_draw_is_another_and_the_same_seed_is_the_same(kind):
 # Spans
 
 
-@given(length=lengths, seed=seeds, rate=rates, mean=st.floats(1, 40))
+@given(length=lengths, seed=seeds, rate=rates, mean=st.floats(1, 40), roll=st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_span_corruption_loses_nothing(length, seed, rate, mean):
+def test_span_corruption_loses_nothing(length, seed, rate, mean, roll):
     ids = text(length, seed)
     source, target = corrupt_spans(
-        ids, np.random.default_rng(seed), sentinels=range(1000, 1400), rate=rate, mean_length=mean
+        ids, np.random.default_rng(seed), sentinels=range(1000, 1400), rate=rate, mean_length=mean, roll=roll
     )
     noisy, spans = noise_counts(length, rate=rate, mean_length=mean)
+    if roll and source[0] == 1000 and source[-1] >= 1000:  # a span lies over the end
+        spans += len(source) - (length - noisy + spans)
     assert len(source) == length - noisy + spans
     assert len(target) == noisy + spans
     assert [token for token in source if token >= 1000] == list(range(1000, 1000 + spans))
@@ -175,6 +177,15 @@ def test_the_noise_is_that_of_t5():
     mask = noise_mask(512, random, rate=0.15, mean_length=3)
     assert not mask[0]
     assert mask[-1]
+
+
+def test_rolled_noise_is_everywhere():
+    random = np.random.default_rng(0)
+    short = sum(noise_mask(8, random, rate=0.15, mean_length=3).astype(int) for _ in range(800))
+    assert short.tolist() == [0] * 7 + [800]
+    rolled = sum(noise_mask(8, random, rate=0.15, mean_length=3, roll=True).astype(int) for _ in range(800))
+    assert rolled.sum() == 800
+    assert rolled.min() > 60
 
 
 def test_too_few_sentinels_are_refused():

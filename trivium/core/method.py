@@ -2,7 +2,8 @@
 
 Hooks, in order of preference (use the first that suffices):
 
-    example(...)    input and targets of one piece of a document, drawn anew each epoch
+    check(...)      what the method asks of model and tokenizer
+    example(...)    inputs and targets of one piece of a document, drawn anew each epoch
     head(data)      what the policy must end in
     roles()         which models take part: trainable, or frozen (reference, teacher)
     prepare(batch)  work without gradients by frozen roles, once for each micro-batch
@@ -26,7 +27,6 @@ from trivium.config import StrictModel
 from trivium.lazy import torch
 
 if TYPE_CHECKING:
-    from numpy.random import Generator
     from torch import Tensor
 
     from trivium.core.state import Progression
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from trivium.data.corruption.example import Example
     from trivium.data.dataset import Dataset
     from trivium.data.samples import Sample
-    from trivium.data.table import Ints
+    from trivium.models.config import ModelConfig
     from trivium.models.transformer import Then, Transformer
     from trivium.recipe import Recipe
     from trivium.tokenizers.tokenizer import Tokenizer
@@ -188,9 +188,20 @@ class Method:
         """Gives the method its roles and data; called once before the first update."""
         self.context = context
 
-    example: Callable[[Ints, Generator], Example] | None = None
-    """Optional: `example(ids, random)` makes input and targets of one piece of a document. The loader calls it, in a
-    thread and with random numbers of (seed, epoch, sample); it must be a function of its arguments and the settings."""
+    example: Callable[..., Example] | None = None
+    """Optional: `example(ids, random)` makes inputs and targets of one piece of a document; for pairs it is
+    `example(source, target, random)`. The loader calls it, in a thread of its own and with random numbers of (seed,
+    epoch, sample); it must be a function of its arguments and of what the method was bound to."""
+
+    bare: ClassVar[bool] = False
+    """Whether `example` gets pieces without BOS and EOS, or pieces of n + 1 tokens that overlap by one."""
+
+    def margin(self, tokenizer: Tokenizer) -> int:
+        """How many tokens longer than its piece an example is at most; pieces are cut shorter by as much."""
+        return 0
+
+    def check(self, recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig) -> None:
+        """ConfigError or TokenizerError where this model or tokenizer cannot do it; called before data is read."""
 
     def head(self, data: Dataset) -> Mapping[str, Any] | None:
         """What the policy must end in, as fields of `ModelConfig`; None: what it has. `data` is the training data."""

@@ -23,6 +23,7 @@ def documents_dataset(
     *,
     tokenizer: Tokenizer,
     sequence_length: int,
+    bare: bool = False,
     parts: Sequence[tuple[str, float, int, int]] | None = None,
     account: Mapping[str, Any] | None = None,
 ) -> Dataset:
@@ -30,9 +31,12 @@ def documents_dataset(
 
     Consecutive pieces overlap by one token, the last target of one being the first input of the next, so that each
     token but a document's first is a target exactly once.
+    bare:  pieces without the document's BOS and EOS and without overlap, `sequence_length` tokens each, for methods
+           that make their own inputs and targets of them and frame each piece themselves.
     parts: (name, weight, first shard, one past the last shard) of each source; default: all shards are one.
     """
-    found = [_pieces(shard, sequence_length) for shard in shards]
+    frame = (int(tokenizer.adds_bos), 1) if bare else None
+    found = [_pieces(shard, sequence_length, frame) for shard in shards]
     none = np.zeros(0, dtype=np.int64)
     counts = [len(pieces.start) for pieces in found]
     ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.array(counts, dtype=np.int64))])
@@ -42,6 +46,7 @@ def documents_dataset(
         shard=np.repeat(np.arange(len(shards), dtype=np.int64), counts),
         start=np.concatenate([pieces.start for pieces in found] or [none]),
         length=np.concatenate([pieces.length for pieces in found] or [none]),
+        next_token=not bare,
     )
 
     boundaries = ends.tolist()
@@ -82,12 +87,14 @@ class _Pieces:
     cut: NDArray[np.bool_]
 
 
-def _pieces(shard: TokenShard, sequence_length: int) -> _Pieces:
-    inputs = np.maximum(shard.lengths - 1, 0)
+def _pieces(shard: TokenShard, sequence_length: int, frame: tuple[int, int] | None) -> _Pieces:
+    """`frame`: tokens left out at both ends of each document; None: the last token of a piece is only a target."""
+    before, after = (0, 1) if frame is None else frame
+    inputs = np.maximum(shard.lengths - before - after, 0)
     counts = -(-inputs // sequence_length)
     document = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
     piece = np.arange(len(document), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
-    begin = (np.cumsum(shard.lengths) - shard.lengths)[document]
+    begin = (np.cumsum(shard.lengths) - shard.lengths)[document] + before
     return _Pieces(
         start=begin + piece * sequence_length,
         length=np.minimum(sequence_length, inputs[document] - piece * sequence_length),

@@ -122,11 +122,14 @@ class Dataset:
 
     def summary(self) -> dict[str, Any]:
         """Counts for the report; JSON values only."""
+        # What a method makes its own examples of has other targets each epoch.
+        open_targets = self.kind == "documents" and not self.table.next_token
+        trained = {} if open_targets else {"trained_tokens": int(self.table.trained_counts().sum())}
         return {
             "kind": self.kind,
             "samples": len(self),
             "tokens": int(self.lengths.sum()),
-            "trained_tokens": int(self.table.trained_counts().sum()),
+            **trained,
             "length_histogram": _histogram(self.lengths),
             **self.account,
             "first_row": self._first_row(),
@@ -167,12 +170,14 @@ def open_dataset(
     settings: DataSection,
     cache: Path | None = None,
     like: Dataset | None = None,
+    bare: bool = False,
 ) -> Dataset:
     """Read, tokenise and check the sources.
 
     Sources are a mixture if any of them has a `weight` other than 1; otherwise they are simply one after the other,
     each row once an epoch.
     like:  the training data, whose labels held-out data of the kinds labels and tokens is read by.
+    bare:  cut documents for a method that makes its own examples (`Method.bare`).
     cache: folder in which tokenised documents are kept for the next start; None: everything stays in memory.
 
     Raises DataError for what cannot be read or must not be trained on.
@@ -182,5 +187,6 @@ def open_dataset(
     if kind in ("labels", "tokens", "questions"):
         labels = getattr(like, "label_set", None)
         return opening.open_labelled(sources, kind=kind, tokenizer=tokenizer, settings=settings, like=labels)
-    opened = opening.open_documents if kind == "documents" else opening.open_samples
-    return opened(sources, kind=kind, tokenizer=tokenizer, settings=settings, cache=cache)
+    if kind == "documents":
+        return opening.open_documents(sources, tokenizer=tokenizer, settings=settings, cache=cache, bare=bare)
+    return opening.open_samples(sources, kind=kind, tokenizer=tokenizer, settings=settings, cache=cache)

@@ -3,17 +3,26 @@
 Row number `p = index * rows + i` of a run is row `p mod R` of epoch `p div R`, R being the rows of one epoch. Nothing
 is remembered between updates, so a resumed run needs one number, and a run on another number of ranks sees the
 same samples in each update: rank r takes the rows r, r + world, ... of the update.
+
+A method that makes its own examples (`Method.example`) gets each sample when its batch is made, with random numbers
+that are a function of (seed, epoch, sample number): another corruption each epoch, and the same one after a resume or
+on another number of ranks. Held-out data is corrupted alike in every validation and in every run. Rows are packed by
+the length of the uncorrupted sample and what the method adds to it at most, so that neither what the encoder reads nor
+what the decoder reads is ever longer than a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trivium.data.batch import IGNORE, Batch, Layout
+from trivium.data.corruption.example import Example, collate, filler
 from trivium.data.mixture import Mixture
 from trivium.data.packing import EpochPlan, Ints, Packing
 from trivium.data.prefetch import Prefetched
@@ -28,6 +37,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Loader", "Prefetched"]
 
+HELD_OUT = "held out"
+"""What stands for the seed when held-out data is corrupted."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Samples that share a row, and the epoch they are walked in; None: held-out data, in every epoch the same."""
+
+    samples: Ints
+    epoch: int | None
+
 
 class Loader:
     """Batches of a data set, in the order of the seed.
@@ -39,6 +59,9 @@ class Loader:
     shuffle:         a new order each epoch; otherwise the order of the files in each epoch.
     pad_rows:        fill each micro-batch with untrained sequences up to micro_rows * sequence_length tokens, for
                      compiled models and pipelines that want one shape.
+    example:         makes the example of a sample from its token sequences and a generator; None: next-token
+                     prediction, as the data set says.
+    margin:          how many tokens longer than the sample its example is at most.
 
     Each rank gets the same number of micro-batches in each update, as collective operations need. A rank without rows
     for one gets a filler: a single untrained token, no sample ids. Sequences of padding stand last in a
@@ -58,6 +81,8 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         pad_rows: bool = False,
+        example: Callable[..., Example] | None = None,
+        margin: int = 0,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} does not exist among {world} ranks")
@@ -70,12 +95,13 @@ class Loader:
         self.rank = rank
         self.world = world
         self.pad_rows = pad_rows
+        self.seed = seed
+        self.example = example
+        self.lengths = dataset.lengths + margin
         self._mixture = Mixture([part.weight for part in dataset.parts])
         self._walks = [
             _Walk(
-                Packing(
-                    dataset.lengths[part.first : part.last], capacity=sequence_length, best_fit=packing == "best_fit"
-                ),
+                Packing(self.lengths[part.first : part.last], capacity=sequence_length, best_fit=packing == "best_fit"),
                 first=part.first,
                 seed=seed,
                 shuffle=shuffle,
@@ -97,7 +123,7 @@ class Loader:
     @property
     def packing_efficiency(self) -> float:
         """Share of the rows' capacity that holds tokens."""
-        return float(self.dataset.lengths.sum()) / (self.rows_per_epoch * self.sequence_length)
+        return float(self.lengths.sum()) / (self.rows_per_epoch * self.sequence_length)
 
     def progress(self, index: int) -> list[dict[str, float | str]]:
         """For each source after `index` updates: its share of the rows, the rows and the epochs walked."""
@@ -114,12 +140,12 @@ class Loader:
         return [
             self.dataset.sample_id(sample)
             for position in range(index * self.rows, (index + 1) * self.rows)
-            for sample in self._row(position).tolist()
+            for sample in self._row(position).samples.tolist()
         ]
 
     def samples(self, index: int) -> list[Sample]:
         """The raw samples of this rank in update `index`."""
-        return [self.dataset.sample(sample) for row in self._rows_of(index) for sample in row.tolist()]
+        return [self.dataset.sample(sample) for row in self._rows_of(index) for sample in row.samples.tolist()]
 
     def update(self, index: int) -> list[Batch]:
         """The micro-batches of this rank in update `index`; equally many on each rank."""
@@ -145,18 +171,20 @@ class Loader:
         for _ in range(0, -(-self.rows_per_epoch // self.world), size):
             yield self._batch(list(islice(mine, size)), size)
 
-    def _rows_of(self, index: int) -> list[Ints]:
+    def _rows_of(self, index: int) -> list[Row]:
         """This rank's rows of an update."""
         return [self._row(index * self.rows + at) for at in range(self.rank, self.rows, self.world)]
 
-    def _row(self, position: int) -> Ints:
+    def _row(self, position: int) -> Row:
         part, number = self._mixture.locate(position)
         return self._walks[part].row(number)
 
-    def _batch(self, rows: Sequence[Ints], micro_rows: int) -> Batch:
+    def _batch(self, rows: Sequence[Row], micro_rows: int) -> Batch:
         """Rows as one micro-batch, with padding where it is asked for or where there is nothing else."""
+        if self.example is not None:
+            return self._made_batch(rows, micro_rows)
         dataset = self.dataset
-        samples = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
+        samples = np.concatenate([row.samples for row in rows] or [np.zeros(0, dtype=np.int64)])
         sequences, owners = dataset.sequences_of(samples)
         inputs, targets = dataset.table.gather(sequences)
         lengths = dataset.table.length[sequences].tolist()
@@ -176,6 +204,52 @@ class Loader:
             fields=fields,
             sample_ids=tuple(dataset.sample_id(sample) for sample in samples.tolist()),
         )
+
+    def _made_batch(self, rows: Sequence[Row], micro_rows: int) -> Batch:
+        """The same for a method that makes its own examples."""
+        dataset = self.dataset
+        examples = [self._made(sample, row.epoch) for row in rows for sample in row.samples.tolist()]
+        examples += self._fillers(examples, micro_rows)
+        targets = np.concatenate([example.targets for example in examples])
+        return collate(
+            examples,
+            fields={"target_bytes": torch.from_numpy(dataset.target_bytes(targets))},
+            sample_ids=[dataset.sample_id(sample) for row in rows for sample in row.samples.tolist()],
+        )
+
+    def _made(self, sample: int, epoch: int | None) -> Example:
+        """The example of a sample in an epoch."""
+        assert self.example is not None
+        key = (HELD_OUT, 0, sample) if epoch is None else (self.seed, epoch, sample)
+        digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+        random = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+        owners = self.dataset.owners
+        made = self.example(*map(self.dataset.table.ids, range(owners[sample], owners[sample + 1])), random)
+        longest = max(len(made.inputs), 0 if made.source is None else len(made.source))
+        if longest > self.lengths[sample]:
+            raise ValueError(f"a method made {longest} tokens where it announced at most {self.lengths[sample]}")
+        return made
+
+    def _fillers(self, examples: Sequence[Example], micro_rows: int) -> list[Example]:
+        """Untrained examples that fill up a micro-batch: on the decoder's side and on the encoder's."""
+        if not self.pad_rows and examples:
+            return []
+        like = examples[0] if examples else self._made(0, None)
+        inputs = sum(len(example.inputs) for example in examples)
+        if like.source is None:
+            fill = self._padding(inputs, micro_rows)
+            return [filler(like, pad_id=self.dataset.pad_id, inputs=size, source=0) for size in fill]
+        if not self.pad_rows:
+            return [filler(like, pad_id=self.dataset.pad_id, inputs=1, source=1)]
+        # One row more than there are, so that there is something to fill on both sides, in as many sequences.
+        room = (micro_rows + 1) * self.sequence_length
+        rooms = room - inputs, room - sum(len(example.source) for example in examples if example.source is not None)
+        count = -(-max(rooms) // self.sequence_length)
+        sides = [[size // count + (at < size % count) for at in range(count)] for size in rooms]
+        return [
+            filler(like, pad_id=self.dataset.pad_id, inputs=inputs, source=source)
+            for inputs, source in zip(*sides, strict=True)
+        ]
 
     def _padding(self, tokens: int, micro_rows: int) -> list[int]:
         """Lengths of the untrained sequences that fill up a micro-batch of `tokens` tokens."""
@@ -199,16 +273,16 @@ class _Walk:
     def rows(self) -> int:
         return self._packing.rows
 
-    def row(self, number: int) -> Ints:
-        """Samples of the row walked as number `number` since the beginning of the run."""
+    def row(self, number: int) -> Row:
+        """The row walked as number `number` since the beginning of the run."""
         epoch, at = divmod(number, self.rows)
-        return self._plan(epoch).row(at) + self._first
+        return Row(self._plan(epoch).row(at) + self._first, epoch)
 
-    def in_order(self) -> Iterator[Ints]:
+    def in_order(self) -> Iterator[Row]:
         """Every row once, in the order of the samples."""
         plan = self._packing.plan(seed="", epoch=0, shuffle=False)
         for at in range(self.rows):
-            yield plan.row(at) + self._first
+            yield Row(plan.row(at) + self._first, None)
 
     def _plan(self, epoch: int) -> EpochPlan:
         plan = self._plans.get(epoch)

@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 
 
 def open_documents(
-    sources: Sequence[Source], *, kind: Kind, tokenizer: Tokenizer, settings: DataSection, cache: Path | None
+    sources: Sequence[Source], *, tokenizer: Tokenizer, settings: DataSection, cache: Path | None, bare: bool = False
 ) -> Dataset:
-    """Documents, cut into sequences that fit a row."""
-    del kind
+    """Documents, cut into sequences that fit a row; `bare` as in `documents_dataset`."""
     shards: list[TokenShard] = []
     ends: list[int] = []
     accounts: list[Mapping[str, Any]] = []
@@ -40,6 +39,7 @@ def open_documents(
         shards,
         tokenizer=tokenizer,
         sequence_length=settings.sequence_length,
+        bare=bare,
         parts=_joined(sources, ends),
         account=_account(accounts, kept=sum(len(shard.lengths) for shard in shards)),
     )

@@ -22,7 +22,8 @@ class TokenTable:
     shard, start: [Q] where a sequence's first token lies.
     length:  [Q] number of the sequence's *inputs*.
     next_token: True: a sequence of n inputs is n + 1 tokens, and each input predicts the next token.
-                False: the n tokens are all inputs and nothing is predicted (prompts).
+                False: a sequence is n tokens, and what is predicted is not said here (prompts, what a method makes its
+                own examples of); `trained` then only says which tokens count as targets.
     """
 
     tokens: Sequence[NDArray[np.unsignedinteger]]
@@ -47,7 +48,8 @@ class TokenTable:
         shard, start, end = self.span(sequence)
         trained = self.trained[shard]
         flags = np.full(end - start, self.next_token) if trained is None else np.array(trained[start:end])
-        flags[:1] = False
+        if self.next_token:
+            flags[:1] = False
         return flags
 
     def gather(self, sequences: Ints) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -78,15 +80,13 @@ class TokenTable:
 
     def trained_counts(self) -> Ints:
         """[Q] how many targets each sequence has."""
-        if not self.next_token:
-            return np.zeros(len(self.length), dtype=np.int64)
-        counts = self.length.copy()
+        counts = self.length * self.next_token
         for shard, trained in enumerate(self.trained):
             if trained is None:
                 continue
             total = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(trained, dtype=np.int64)])
             here = np.flatnonzero(self.shard == shard)
-            start = self.start[here] + 1
+            start = self.start[here] + self.next_token
             counts[here] = total[start + self.length[here]] - total[start]
         return counts
 

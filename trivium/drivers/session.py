@@ -71,7 +71,7 @@ class Session:
     def validation_batches(self) -> Iterator[Batch]:
         """This rank's held-out batches, the same every time; a part of them is spread over all of the data."""
         assert self.validation_data is not None
-        loader = make_loader(self.recipe, self.validation_data, self.processes)
+        loader = make_loader(self.recipe, self.trainer.method, self.validation_data, self.processes)
         wanted = self.recipe.train.validation_batches
         there = math.ceil(loader.rows_per_epoch / loader.world / loader.micro_rows)
         return islice(loader.evaluation(), 0, None, max(1, there // wanted) if wanted else 1)
@@ -90,9 +90,10 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     tokenizer = Tokenizer.load(recipe.tokenizer or recipe.model.path or "")
     config = model_config(recipe, tokenizer)
     method: Method = resolved.method.cls(resolved.method.config)
+    method.check(recipe, tokenizer, config)
     train_data, validation_data = open_data(recipe, method, tokenizer, processes)
     config = fitted_head(config, method.head(train_data))
-    loader = make_loader(recipe, train_data, processes)
+    loader = make_loader(recipe, method, train_data, processes)
     total = run_length(recipe, loader)
     machine = machine_that_fits(recipe, config, method, loader, total, device, processes)
     compiled = should_compile(recipe, config, total, device)
@@ -239,10 +240,18 @@ def open_data(
 ) -> tuple[Dataset, Dataset | None]:
     """Training and held-out data; the main process tokenises, the others read what it left."""
     cache = Path(recipe.runs) / ".cache"
+    room = recipe.data.sequence_length - method.margin(tokenizer)
+    settings = recipe.data.model_copy(update={"sequence_length": room})
 
     def opened(sources: list[Source], like: Dataset | None = None) -> Dataset:
         return open_dataset(
-            sources, kind=method.data_kind, tokenizer=tokenizer, settings=recipe.data, cache=cache, like=like
+            sources,
+            kind=method.data_kind,
+            tokenizer=tokenizer,
+            settings=settings,
+            cache=cache,
+            like=like,
+            bare=method.bare,
         )
 
     if not processes.main:
@@ -254,7 +263,7 @@ def open_data(
     return train, validation
 
 
-def make_loader(recipe: Recipe, dataset: Dataset, processes: Processes) -> Loader:
+def make_loader(recipe: Recipe, method: Method, dataset: Dataset, processes: Processes) -> Loader:
     """A loader for this rank; the stages of a pipeline all read the same rows, in one shape."""
     pipeline = recipe.engine.name == "pipeline"
     world = 1 if pipeline else processes.world
@@ -270,6 +279,8 @@ def make_loader(recipe: Recipe, dataset: Dataset, processes: Processes) -> Loade
         rank=0 if pipeline else processes.rank,
         world=world,
         pad_rows=pipeline,
+        example=method.example,
+        margin=method.margin(dataset.tokenizer),
     )
 
 

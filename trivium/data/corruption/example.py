@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trivium.data.batch import IGNORE
+from trivium.data.batch import IGNORE, Batch, Layout, Source
 from trivium.data.table import Ints
+from trivium.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,36 @@ class Example:
     source: Ints | None = None
     prefix: int = 0
     fields: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def collate(
+    examples: Sequence[Example], *, fields: Mapping[str, Tensor] | None = None, sample_ids: Sequence[str] = ()
+) -> Batch:
+    """The examples one after the other as a micro-batch, with `fields` beside their own."""
+    prefixes = tuple(example.prefix for example in examples)
+    sources = [example.source for example in examples if example.source is not None]
+    own = {
+        name: torch.from_numpy(np.concatenate([example.fields[name] for example in examples]))
+        for name in examples[0].fields
+    }
+    return Batch(
+        input_ids=torch.from_numpy(np.concatenate([example.inputs for example in examples])),
+        targets=torch.from_numpy(np.concatenate([example.targets for example in examples])),
+        layout=Layout(tuple(len(example.inputs) for example in examples), prefixes if any(prefixes) else None),
+        fields={**own, **(fields or {})},
+        sample_ids=tuple(sample_ids),
+        source=Source(torch.from_numpy(np.concatenate(sources)), Layout(tuple(map(len, sources)))) if sources else None,
+    )
+
+
+def filler(like: Example, *, pad_id: int, inputs: int, source: int) -> Example:
+    """An untrained example of so many tokens, with the same parts as `like`."""
+    return Example(
+        np.full(inputs, pad_id, dtype=np.int64),
+        np.full(inputs, IGNORE, dtype=np.int64),
+        None if like.source is None else np.full(source, pad_id, dtype=np.int64),
+        fields={name: np.zeros(inputs, dtype=values.dtype) for name, values in like.fields.items()},
+    )
 
 
 def tokens(*parts: int | Sequence[int] | Ints) -> Ints:

@@ -6,7 +6,9 @@
 
 The noise is that of T5 (Raffel et al. 2020, arXiv 1910.10683): the number of noisy tokens and of spans is fixed by
 rate and mean length, and both the noisy and the kept tokens are cut into that many segments, uniformly at random.
-A text so begins with kept tokens and ends with noise.
+A text so begins with kept tokens and ends with noise, and a text so short that one span is enough only ever loses its
+end. With `roll`, an option of T5's own code, the noise is turned around the text by a random number of tokens, so that
+every token is as likely to be noise as any other; a span may then lie over the end and count as two.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def noise_counts(length: int, *, rate: float, mean_length: float) -> tuple[int, 
     return noisy, min(max(round(noisy / mean_length), 1), noisy, length - noisy)
 
 
-def noise_mask(length: int, random: np.random.Generator, *, rate: float, mean_length: float) -> NDArray[np.bool_]:
+def noise_mask(
+    length: int, random: np.random.Generator, *, rate: float, mean_length: float, roll: bool = False
+) -> NDArray[np.bool_]:
     """[length] which tokens are noise."""
     if length < 2:
         return np.zeros(length, dtype=np.bool_)
@@ -42,17 +46,24 @@ def noise_mask(length: int, random: np.random.Generator, *, rate: float, mean_le
     kept = _segments(length - noisy, spans, random)
     taken = _segments(noisy, spans, random)
     turns = np.stack([kept, taken], axis=1).ravel()
-    return np.repeat(np.arange(2 * spans) % 2 == 1, turns)
+    mask = np.repeat(np.arange(2 * spans) % 2 == 1, turns)
+    return np.roll(mask, int(random.integers(length))) if roll else mask
 
 
 def corrupt_spans(
-    ids: Ints, random: np.random.Generator, *, sentinels: Sequence[int], rate: float = 0.15, mean_length: float = 3.0
+    ids: Ints,
+    random: np.random.Generator,
+    *,
+    sentinels: Sequence[int],
+    rate: float = 0.15,
+    mean_length: float = 3.0,
+    roll: bool = False,
 ) -> Corrupted:
     """Take spans out of a text and put `sentinels` there, the first one first.
 
     ValueError if there are fewer sentinels than spans.
     """
-    noise = noise_mask(len(ids), random, rate=rate, mean_length=mean_length)
+    noise = noise_mask(len(ids), random, rate=rate, mean_length=mean_length, roll=roll)
     return _cut_out(ids, noise, sentinels)
 
 

@@ -48,11 +48,17 @@ def mixture_of_denoisers(
     sentinels: Sequence[int],
     modes: Mapping[Mode, int] | None = None,
     denoisers: Sequence[Denoiser] = MIXTURE,
+    roll: bool = False,
 ) -> Corrupted:
-    """One of the denoisers, drawn for this text. `modes`: the token that stands in front, by mode."""
+    """One of the denoisers, drawn for this text.
+
+    modes: the token that stands in front, by mode. roll: as in `corrupt_spans`.
+    """
     denoiser = denoisers[int(random.integers(len(denoisers)))]
     if denoiser.mean_length is None:
         made = continue_text(ids, sentinel=sentinels[0], rate=denoiser.rate)
     else:
-        made = corrupt_spans(ids, random, sentinels=sentinels, rate=denoiser.rate, mean_length=denoiser.mean_length)
+        made = corrupt_spans(
+            ids, random, sentinels=sentinels, rate=denoiser.rate, mean_length=denoiser.mean_length, roll=roll
+        )
     return made if modes is None else Corrupted(tokens(modes[denoiser.mode], made.source), made.target)
