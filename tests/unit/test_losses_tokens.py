@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,8 @@ from torch.nn import functional as F
 
 from trivium.data.batch import IGNORE
 from trivium.losses import token_logprobs, token_loss, tokens
+from trivium.models.build import build_model
+from trivium.models.config import ModelConfig
 
 T, D, V = 23, 6, 11
 
@@ -169,3 +173,38 @@ def test_sums_do_not_depend_on_the_split(seed: int, cut: int, ignored: float) ->
     theirs = torch.autograd.grad(parts, [hidden, head.weight])
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
+
+
+HEADS: dict[str, dict[str, Any]] = {
+    "masked": {"head": "masked", "head_bias": True, "norm": "layernorm", "activation": "gelu"},
+    "scaled": {"head_scale": 0.25},
+    "bounded": {"logit_softcap": 3.0, "head_bias": True},
+    "all of it": {"head": "masked", "logit_softcap": 3.0, "head_scale": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_heads_with_more_than_a_matrix(name: str, smoothing: float) -> None:
+    """Values and all gradients of both functions are those of the whole logits."""
+    shape: dict[str, Any] = {"family": "llama", "vocab_size": 11, "hidden_size": 8, "num_layers": 1, "num_heads": 2}
+    settings = {**shape, "intermediate_size": 8, "max_positions": 8, "init_std": 0.7, **HEADS[name]}
+    config = ModelConfig.model_validate(settings, context="read back")
+    head = build_model(config, seed=1, dtype=torch.float64).head
+    stream = torch.Generator().manual_seed(0)
+    hidden = torch.randn(9, 8, generator=stream, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([3, IGNORE, 0, 10, IGNORE, 3, 7, IGNORE, 1])
+    weights = torch.rand(9, generator=stream, dtype=torch.float64)
+    inputs = [hidden, *head.parameters()]
+    each = F.cross_entropy(head(hidden), targets, reduction="none", label_smoothing=smoothing)
+    wanted = (each * weights).sum()
+    found = token_loss(hidden, head, targets, weights=weights, label_smoothing=smoothing)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    for one, other in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(wanted, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    logprobs = token_logprobs(hidden, head, targets)
+    plain = -F.cross_entropy(head(hidden), targets, reduction="none")
+    torch.testing.assert_close(logprobs, plain, rtol=1e-12, atol=1e-12)
+    found, wanted = (logprobs * weights).sum(), (plain * weights).sum()
+    for one, other in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(wanted, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

@@ -26,30 +26,65 @@ goes into reading the weights again and again.
 """
 
 
-def token_loss(hidden: Tensor, head: nn.Linear, targets: Tensor, *, weights: Tensor | None = None) -> Tensor:
+def token_loss(
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    *,
+    weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """Sum over trained positions of -log p(target), each times its weight; a scalar in float32 (or float64).
 
-    hidden:  [T, D]. head: the output layer, `weight` [V, D] and an optional `bias` [V].
+    hidden:  [T, D]. head: the output layer, `weight` [V, D] and an optional `bias` [V]; see `trivium.models.heads` for
+             its optional `transform` of the hidden states and `softcap` on the logits.
     targets: [T] int64, IGNORE where nothing is trained. weights: [T] constants (no gradient flows into them).
+    label_smoothing: share e of the target that is spread over the vocabulary: -(1 - e) log p(target) - e mean(log p)
+             (Szegedy et al. 2016, arXiv:1512.00567, as in torch's cross-entropy).
 
     The gradient is computed together with the value, in one pass over the logits, and only scaled in the backward
     pass. With nothing trained the result is 0, still attached to the graph.
     """
-    bias = getattr(head, "bias", None)
+    if _transforms(head):
+        trained = targets != IGNORE
+        hidden, targets = head.transform(hidden[trained]), targets[trained]  # type: ignore[operator]
+        weights = None if weights is None else weights[trained]
+    matrix, bias = _matrix(head)
     wanted = torch.is_grad_enabled()
-    need = tuple(wanted and x is not None and x.requires_grad for x in (hidden, head.weight, bias))
-    loss: Tensor = _TokenLoss.apply(hidden, head.weight, bias, targets, weights, need)  # type: ignore[no-untyped-call]
+    need = tuple(wanted and x is not None and x.requires_grad for x in (hidden, matrix, bias))
+    shape = getattr(head, "softcap", None), label_smoothing
+    loss: Tensor = _TokenLoss.apply(hidden, matrix, bias, targets, weights, need, *shape)  # type: ignore[no-untyped-call]
     return loss
 
 
-def token_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+def token_logprobs(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
     """[T] log p(target) of each position, 0 where the target is IGNORE; float32 (or float64).
 
     Any gradient may come back; the logits are computed a second time for it. Arguments as in `token_loss`.
     """
-    bias = getattr(head, "bias", None)
-    result: Tensor = _TokenLogprobs.apply(hidden, head.weight, bias, targets)  # type: ignore[no-untyped-call]
+    if _transforms(head):
+        trained = (targets != IGNORE).nonzero().squeeze(1)
+        some = _logprobs(head.transform(hidden[trained]), head, targets[trained])  # type: ignore[operator]
+        return some.new_zeros(targets.shape).index_copy(0, trained, some)
+    return _logprobs(hidden, head, targets)
+
+
+def _logprobs(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+    result: Tensor = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden, *_matrix(head), targets, getattr(head, "softcap", None)
+    )
     return result
+
+
+def _transforms(head: nn.Module) -> bool:
+    """Whether the head changes the hidden states first; only the trained ones need that."""
+    return bool(getattr(head, "transforms", False))
+
+
+def _matrix(head: nn.Module) -> tuple[Tensor, Tensor | None]:
+    weight, bias = head.weight, getattr(head, "bias", None)
+    assert isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
+    return weight, bias
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
@@ -65,10 +100,16 @@ def _chunks(targets: Tensor, vocabulary: int) -> Iterator[Tensor]:
     return iter(torch.split(index, max(least, logits // vocabulary))) if len(index) else iter(())
 
 
-def _log_softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """[N, D] -> [N, V] log-probabilities in float32 at least."""
+def _log_softmax(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """([N, V] log-probabilities in float32 at least, derivative of the bounded logits or None without a bound)."""
     logits = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
-    return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    slope = None
+    if softcap is not None:
+        bounded = torch.tanh(logits / softcap)
+        logits, slope = bounded * softcap, 1 - bounded.square()
+    return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)), slope
 
 
 class _Gradients:
@@ -107,6 +148,8 @@ class _TokenLoss(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor | None,
         need: tuple[bool, ...],
+        softcap: float | None,
+        smoothing: float,
     ) -> Tensor:
         dtype = _compute_dtype(hidden)
         gradients = _Gradients(hidden, weight, bias, need)
@@ -115,12 +158,17 @@ class _TokenLoss(torch.autograd.Function):
             matrix = weight.to(dtype)
             for at in _chunks(targets, weight.shape[0]):
                 inputs, goal = hidden[at].to(dtype), targets[at].unsqueeze(1)
-                logp = _log_softmax(inputs, matrix, bias)
+                logp, bounded = _log_softmax(inputs, matrix, bias, softcap)
                 scale = None if weights is None else weights[at].to(logp.dtype).unsqueeze(1)
                 picked = logp.gather(1, goal)
+                if smoothing:
+                    picked = picked * (1 - smoothing) + logp.mean(1, keepdim=True) * smoothing
                 loss -= (picked if scale is None else picked * scale).sum()
                 if any(need):
-                    slope = logp.exp_().scatter_add_(1, goal, logp.new_full(goal.shape, -1.0))
+                    slope = logp.exp_().scatter_add_(1, goal, logp.new_full(goal.shape, smoothing - 1.0))
+                    if smoothing:
+                        slope -= smoothing / slope.shape[1]
+                    slope = slope if bounded is None else slope.mul_(bounded)
                     gradients.add(at, slope if scale is None else slope.mul_(scale), inputs, matrix)
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         ctx.save_for_backward(*gradients.all())
@@ -133,13 +181,15 @@ class _TokenLoss(torch.autograd.Function):
             None if gradient is None else (gradient * scale).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return (*scaled, None, None, None)
+        return (*scaled, None, None, None, None, None)
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        ctx.dtype = _compute_dtype(hidden)
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, softcap: float | None
+    ) -> Tensor:
+        ctx.dtype, ctx.softcap = _compute_dtype(hidden), softcap
         ctx.save_for_backward(hidden, weight, bias, targets)
         result = torch.zeros(
             targets.shape, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device
@@ -147,7 +197,7 @@ class _TokenLogprobs(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(ctx.dtype)
             for at in _chunks(targets, weight.shape[0]):
-                logp = _log_softmax(hidden[at].to(ctx.dtype), matrix, bias)
+                logp, _ = _log_softmax(hidden[at].to(ctx.dtype), matrix, bias, softcap)
                 result[at] = logp.gather(1, targets[at].unsqueeze(1)).squeeze(1)
         return result
 
@@ -159,8 +209,11 @@ class _TokenLogprobs(torch.autograd.Function):
         matrix = weight.to(ctx.dtype)
         for at in _chunks(targets, weight.shape[0]):
             inputs, goal = hidden[at].to(ctx.dtype), targets[at].unsqueeze(1)
-            slope = _log_softmax(inputs, matrix, bias).exp_().neg_()
+            logp, bounded = _log_softmax(inputs, matrix, bias, ctx.softcap)
+            slope = logp.exp_().neg_()
             slope.scatter_add_(1, goal, torch.ones_like(goal, dtype=slope.dtype))
+            slope = slope if bounded is None else slope.mul_(bounded)
             gradients.add(at, slope.mul_(incoming[at].unsqueeze(1)), inputs, matrix)
         dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
-        return *(None if g is None else g.to(d) for g, d in zip(gradients.all(), dtypes, strict=True)), None
+        own = [None if g is None else g.to(d) for g, d in zip(gradients.all(), dtypes, strict=True)]
+        return *own, None, None
