@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from trivium.data.batch import make_batch
 from trivium.errors import ModelError, TriviumError
+from trivium.inference import classify
+from trivium.inference.classify import Answer, Classified, Texts
+from trivium.inference.decisions import Decisions, read_decisions
 from trivium.inference.defaults import Defaults, read_defaults
 from trivium.inference.engine import Sample, check_room, decode, evaluating
 from trivium.inference.request import FinishReason, check_number, check_seed, random_stream
@@ -168,9 +171,17 @@ class LanguageModel:
     module:    calling it on token ids [B, L] returns logits [B, L, V].
     tokenizer: turns text and messages into ids and back.
     defaults:  settings where the caller gives none.
+    decisions: how the scores of a head for labels become labels.
     """
 
-    def __init__(self, module: Transformer, tokenizer: Tokenizer, *, defaults: Defaults | None = None) -> None:
+    def __init__(
+        self,
+        module: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        defaults: Defaults | None = None,
+        decisions: Decisions | None = None,
+    ) -> None:
         if tokenizer.vocab_size > module.config.vocab_size:
             raise ModelError(
                 "the tokenizer has more tokens than the model",
@@ -180,6 +191,7 @@ class LanguageModel:
         self.module = module
         self.tokenizer = tokenizer
         self.defaults = defaults or Defaults()
+        self.decisions = decisions or Decisions()
 
     @property
     def device(self) -> torch.device:
@@ -245,6 +257,21 @@ class LanguageModel:
     def chat(self, messages: Messages, **options: Unpack[Options]) -> str:
         """The assistant's next message in a conversation, as text."""
         return self.generate(messages, **options)
+
+    def classify(self, texts: Sequence[Texts], *, truncate: bool = False) -> list[Classified]:
+        """The labels of each text (or pair of texts), or numbers, with their probabilities; needs a head for labels.
+
+        truncate: cut texts that are too long for the model, which are an error otherwise.
+        """
+        return classify.classify(self, texts, truncate=truncate)
+
+    def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
+        """The tag of each word of each sentence; needs a head for tokens."""
+        return classify.tag(self, sentences)
+
+    def answer(self, question: str, context: str, *, stride: int = 128, allow_none: bool = True) -> Answer:
+        """The answer as it stands in the context, empty if that does not say; needs a head for spans."""
+        return classify.answer(self, [(question, context)], stride=stride, allow_none=allow_none)[0]
 
     @overload
     def score(self, text: str) -> Score: ...
@@ -381,7 +408,9 @@ def load(
         check_number("threads", threads, at_least=1, whole=True, fix="use a whole number from 1 up")
         torch.set_num_threads(threads)
     module = load_model(folder, dtype=_dtype(dtype), device=_device(device)).eval()
-    return LanguageModel(module, Tokenizer.load(folder), defaults=read_defaults(Path(folder)))
+    path = Path(folder)
+    decisions = read_decisions(path, module.config.labels)
+    return LanguageModel(module, Tokenizer.load(folder), defaults=read_defaults(path), decisions=decisions)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -96,6 +96,13 @@ def refuse_generation(recipe: Recipe, config: ModelConfig) -> None:
             where="train.sample_prompts",
             fix="delete this line; `trivium eval` shows what the model says",
         )
+    if config.kind == "encoder_decoder":
+        raise ConfigError(
+            "heads for labels stand on encoders and decoders, not on encoder-decoders",
+            where="model",
+            value=config.family,
+            fix="choose an encoder (bert, roberta) or a decoder (llama, gpt2); or let it write labels: method seq2seq",
+        )
     if config.kind == "decoder" and config.head == "sequence" and config.pooling == "first":
         raise ConfigError(
             "the first token of a decoder has seen nothing of the text",
