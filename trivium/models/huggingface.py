@@ -86,9 +86,7 @@ def keys(
     ]
 
 
-def causal_heads(
-    name: str, *, without: Collection[str] = (), span_prefix: str | None = None
-) -> dict[str, Head]:
+def causal_heads(name: str, *, without: Collection[str] = (), span_prefix: str | None = None) -> dict[str, Head]:
     """The heads of the decoders of transformers that keep their body in `model.` and differ in the name only.
 
     without: heads that the family does not have. span_prefix: where the class for spans keeps the body, if elsewhere.
@@ -102,6 +100,35 @@ def causal_heads(
         "none": Head(f"{name}Model", []),
     }
     return {kind: head for kind, head in heads.items() if kind not in without}
+
+
+def encoder_heads(
+    name: str,
+    *,
+    masked: list[Key],
+    sequence: list[Key],
+    dense: str = "tanh",
+    dropout: Mapping[str, tuple[str, ...]] | None = None,
+    aliases: tuple[str, ...] = (),
+) -> dict[str, Head]:
+    """The heads of the encoders of transformers.
+
+    dense:   activation of the dense layer before the labels of a sequence.
+    dropout: settings with the dropout before the scores, by head, where they are not BERT's.
+    aliases: further classes with the head for masked tokens.
+    """
+    usual = ("classifier_dropout", "hidden_dropout_prob")
+    settings = {"sequence": usual, "token": usual, "span": (), **(dropout or {})}
+    bias = {"head_bias": True}
+    pooled = {"pooling": "first", "head_dense": dense, **bias}
+    labels, places = keys("classifier", "head.out"), keys("qa_outputs", "head.out")
+    return {
+        "masked": Head(f"{name}ForMaskedLM", masked, bias, aliases),
+        "sequence": Head(f"{name}ForSequenceClassification", sequence, pooled, dropout=settings["sequence"]),
+        "token": Head(f"{name}ForTokenClassification", labels, bias, dropout=settings["token"]),
+        "span": Head(f"{name}ForQuestionAnswering", places, bias, dropout=settings["span"]),
+        "none": Head(f"{name}Model", []),
+    }
 
 
 def expand(table: Collection[Key], config: ModelConfig, parameters: Collection[str]) -> list[Key]:
@@ -324,5 +351,5 @@ def write_layers(config: ModelConfig) -> dict[str, Any]:
 
 def every(count: Any, full: int) -> tuple[LayerType, ...]:
     """Types of `count` layers of which each `full`-th sees everything and the others slide."""
-    layers = range(count) if isinstance(count, int) else range(0)
+    layers = range(count if isinstance(count, int) and count <= 1 << 10 else 0)
     return tuple("sliding" if (layer + 1) % full else "full" for layer in layers)

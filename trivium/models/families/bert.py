@@ -12,8 +12,9 @@ from typing import Any
 
 from trivium.models.config import ModelConfig
 from trivium.models.huggingface import (
-    Head,
+    Key,
     demand,
+    encoder_heads,
     keys,
     read_activation,
     read_fields,
@@ -61,7 +62,6 @@ _NO_DROPOUT: dict[str, Any] = dict.fromkeys(DROPOUT, 0.0)
 
 PRESETS: dict[str, dict[str, Any]] = {
     "bert-1m": _shape(128, 4, 4, vocab_size=2048, max_positions=256, **_NO_DROPOUT),
-    "bert-4m": _shape(192, 6, 6, vocab_size=4096, **_NO_DROPOUT),
     "bert-10m": _shape(256, 10, 8, vocab_size=8192, **_NO_DROPOUT),
     "bert-30m": _shape(512, 8, 8, vocab_size=8192, **_NO_DROPOUT),
     "bert-tiny": _shape(128, 2, 2),
@@ -75,36 +75,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "bert-large": _shape(1024, 24, 16),
 }
 
-CLASSIFIER_DROPOUT = ("classifier_dropout", "hidden_dropout_prob")
-"""Where files have the dropout before the labels: the second where the first is absent or null."""
-
-HEADS = {
-    "masked": Head(
-        "BertForMaskedLM",
-        [
-            *keys("cls.predictions.transform.dense", "head.dense"),
-            *keys("cls.predictions.transform.LayerNorm", "head.norm"),
-            *keys("cls.predictions.decoder", "head", kinds=("weight",)),
-            *keys("cls.predictions", "head", kinds=("bias",)),
-        ],
-        {"head_bias": True},
-        aliases=("BertForPreTraining",),
-    ),
-    "sequence": Head(
-        "BertForSequenceClassification",
-        [*keys("bert.pooler.dense", "head.dense"), *keys("classifier", "head.out")],
-        {"pooling": "first", "head_dense": "tanh", "head_bias": True},
-        dropout=CLASSIFIER_DROPOUT,
-    ),
-    "token": Head(
-        "BertForTokenClassification",
-        keys("classifier", "head.out"),
-        {"head_bias": True},
-        dropout=CLASSIFIER_DROPOUT,
-    ),
-    "span": Head("BertForQuestionAnswering", keys("qa_outputs", "head.out"), {"head_bias": True}, dropout=()),
-    "none": Head("BertModel", []),
-}
+HEADS = encoder_heads(
+    "Bert",
+    masked=[
+        *keys("cls.predictions.transform.dense", "head.dense"),
+        *keys("cls.predictions.transform.LayerNorm", "head.norm"),
+        *keys("cls.predictions.decoder", "head", kinds=("weight",)),
+        *keys("cls.predictions", "head", kinds=("bias",)),
+    ],
+    sequence=[*keys("bert.pooler.dense", "head.dense"), *keys("classifier", "head.out")],
+    aliases=("BertForPreTraining",),
+)
 PREFIX = "bert."
 IGNORED = (
     r"bert\.(pooler\.dense\.(weight|bias)|embeddings\.position_ids)"
@@ -113,7 +94,7 @@ IGNORED = (
 """The pooler and the next-sentence head beside other heads, the bias under a second name, and position numbers."""
 
 
-def bert_keys(prefix: str) -> list[Any]:
+def bert_keys(prefix: str) -> list[Key]:
     """The tensors of a body that transformers keeps under `prefix`."""
     layer, block = f"{prefix}encoder.layer.{{}}", "blocks.{}"
     return [
@@ -150,22 +131,9 @@ FIELDS = {
     "init_std": "initializer_range",
 }
 
-HF_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-    "tie_word_embeddings": True,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "initializer_range": 0.02,
-    "pad_token_id": 0,
-}
-
+_BASE = {"init_std": 0.02, **PRESETS["bert-base"]}
+HF_DEFAULTS = {theirs: _BASE[ours] for ours, theirs in {**FIELDS, "pad_id": "pad_token_id"}.items()}
+"""What a config.json leaves out is as in BERT base."""
 
 DEMANDED: dict[str, Any] = {
     "is_decoder": False,

@@ -7,7 +7,7 @@ from typing import Any
 
 from trivium.models.config import ModelConfig
 from trivium.models.families import bert
-from trivium.models.huggingface import Head, keys, read_activation, read_fields, write_activation, write_fields
+from trivium.models.huggingface import encoder_heads, keys, read_activation, read_fields, write_activation, write_fields
 
 _ALWAYS: dict[str, Any] = {**bert.ALWAYS, "norm_eps": 1e-12}
 
@@ -41,30 +41,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "distilbert-base": _shape(768, 6, 12),
 }
 
-HEADS = {
-    "masked": Head(
-        "DistilBertForMaskedLM",
-        [
-            *keys("vocab_transform", "head.dense"),
-            *keys("vocab_layer_norm", "head.norm"),
-            *keys("vocab_projector", "head"),
-        ],
-        {"head_bias": True},
-    ),
-    "sequence": Head(
-        "DistilBertForSequenceClassification",
-        [*keys("pre_classifier", "head.dense"), *keys("classifier", "head.out")],
-        {"pooling": "first", "head_dense": "relu", "head_bias": True},
-        dropout=("seq_classif_dropout",),
-    ),
-    "token": Head(
-        "DistilBertForTokenClassification", keys("classifier", "head.out"), {"head_bias": True}, dropout=("dropout",)
-    ),
-    "span": Head(
-        "DistilBertForQuestionAnswering", keys("qa_outputs", "head.out"), {"head_bias": True}, dropout=("qa_dropout",)
-    ),
-    "none": Head("DistilBertModel", []),
-}
+HEADS = encoder_heads(
+    "DistilBert",
+    masked=[
+        *keys("vocab_transform", "head.dense"),
+        *keys("vocab_layer_norm", "head.norm"),
+        *keys("vocab_projector", "head"),
+    ],
+    sequence=[*keys("pre_classifier", "head.dense"), *keys("classifier", "head.out")],
+    dense="relu",
+    dropout={"sequence": ("seq_classif_dropout",), "token": ("dropout",), "span": ("qa_dropout",)},
+)
 PREFIX = "distilbert."
 IGNORED = r"distilbert\.embeddings\.position_ids"
 """Position numbers."""

@@ -12,7 +12,7 @@ from typing import Any
 from trivium.models.config import ModelConfig
 from trivium.models.families import bert
 from trivium.models.families.bert import FIELDS as FIELDS
-from trivium.models.huggingface import Head, demand, keys
+from trivium.models.huggingface import Head, demand, encoder_heads, keys
 
 
 def _shape(preset: str, **more: Any) -> dict[str, Any]:
@@ -36,29 +36,16 @@ HEADS = {
         ],
         {"head_dense": "gelu", "head_bias": True},
     ),
-    "masked": Head(
-        "ElectraForMaskedLM",
-        [
+    **encoder_heads(
+        "Electra",
+        masked=[
             *keys("generator_predictions.dense", "head.dense"),
             *keys("generator_predictions.LayerNorm", "head.norm"),
             *keys("generator_lm_head", "head"),
         ],
-        {"head_bias": True},
+        sequence=[*keys("classifier.dense", "head.dense"), *keys("classifier.out_proj", "head.out")],
+        dense="gelu",
     ),
-    "sequence": Head(
-        "ElectraForSequenceClassification",
-        [*keys("classifier.dense", "head.dense"), *keys("classifier.out_proj", "head.out")],
-        {"pooling": "first", "head_dense": "gelu", "head_bias": True},
-        dropout=bert.CLASSIFIER_DROPOUT,
-    ),
-    "token": Head(
-        "ElectraForTokenClassification",
-        keys("classifier", "head.out"),
-        {"head_bias": True},
-        dropout=bert.CLASSIFIER_DROPOUT,
-    ),
-    "span": Head("ElectraForQuestionAnswering", keys("qa_outputs", "head.out"), {"head_bias": True}, dropout=()),
-    "none": Head("ElectraModel", []),
 }
 PREFIX = "electra."
 IGNORED = r"electra\.embeddings\.position_ids"

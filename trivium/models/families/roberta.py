@@ -12,7 +12,7 @@ from typing import Any
 from trivium.errors import ModelError
 from trivium.models.config import ModelConfig
 from trivium.models.families import bert
-from trivium.models.huggingface import Head, demand, keys, read_fields, write_fields
+from trivium.models.huggingface import demand, encoder_heads, keys, read_fields, write_fields
 
 
 def _shape(width: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
@@ -54,32 +54,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 DERIVED = {"position_offset": lambda fields: fields["pad_id"] + 1}
 
-HEADS = {
-    "masked": Head(
-        "RobertaForMaskedLM",
-        [
-            *keys("lm_head.dense", "head.dense"),
-            *keys("lm_head.layer_norm", "head.norm"),
-            *keys("lm_head.decoder", "head", kinds=("weight",)),
-            *keys("lm_head", "head", kinds=("bias",)),
-        ],
-        {"head_bias": True},
-    ),
-    "sequence": Head(
-        "RobertaForSequenceClassification",
-        [*keys("classifier.dense", "head.dense"), *keys("classifier.out_proj", "head.out")],
-        {"pooling": "first", "head_dense": "tanh", "head_bias": True},
-        dropout=bert.CLASSIFIER_DROPOUT,
-    ),
-    "token": Head(
-        "RobertaForTokenClassification",
-        keys("classifier", "head.out"),
-        {"head_bias": True},
-        dropout=bert.CLASSIFIER_DROPOUT,
-    ),
-    "span": Head("RobertaForQuestionAnswering", keys("qa_outputs", "head.out"), {"head_bias": True}, dropout=()),
-    "none": Head("RobertaModel", []),
-}
+HEADS = encoder_heads(
+    "Roberta",
+    masked=[
+        *keys("lm_head.dense", "head.dense"),
+        *keys("lm_head.layer_norm", "head.norm"),
+        *keys("lm_head.decoder", "head", kinds=("weight",)),
+        *keys("lm_head", "head", kinds=("bias",)),
+    ],
+    sequence=[*keys("classifier.dense", "head.dense"), *keys("classifier.out_proj", "head.out")],
+)
 PREFIX = "roberta."
 IGNORED = r"roberta\.(pooler\.dense\.(weight|bias)|embeddings\.position_ids)|lm_head\.decoder\.bias"
 """The pooler, the bias under a second name, and position numbers."""
