@@ -26,6 +26,13 @@ def train(
         Literal["gpt4", "gpt2"] | None,
         typer.Option(help="How text is cut before bpe tokens are learnt; default gpt4."),
     ] = None,
+    special: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Further special tokens of a bpe vocabulary: mask (for mlm), sentinels (denoise), middle (clm), modes "
+            "(UL2), or a token as it is written; can be given several times."
+        ),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite the folder if it is a tokenizer.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -35,9 +42,10 @@ def train(
     from trivium.data.intake import Intake
     from trivium.data.reading import read_documents
     from trivium.recipe import Source
+    from trivium.tokenizers.special import expanded
     from trivium.tokenizers.train import train_bpe, train_bytes, train_characters
 
-    for option, value in (("--vocab-size", vocab_size), ("--split", split)):
+    for option, value in (("--vocab-size", vocab_size), ("--split", split), ("--special", special)):
         if kind != "bpe" and value is not None:
             raise TokenizerError(f"{option} has no effect on --kind {kind}", value=value, fix=f"leave out {option}")
     check_target(output, kind="tokenizer", replace=replace)
@@ -46,10 +54,12 @@ def train(
         document.text for name in sources for document in read_documents(Source.model_validate({"path": name}), intake)
     )
     if kind == "bpe":
-        tokenizer = train_bpe(texts, vocab_size=vocab_size or 8192, split=split or "gpt4")
+        tokenizer = train_bpe(
+            texts, vocab_size=vocab_size or 8192, split=split or "gpt4", special=expanded(special or [])
+        )
     else:
         tokenizer = train_characters(texts) if kind == "char" else train_bytes()
-    settings = {"sources": sources, "kind": kind, "vocab_size": vocab_size, "split": split}
+    settings = {"sources": sources, "kind": kind, "vocab_size": vocab_size, "split": split, "special": special}
     parents = [parent_of(Path(name), role="documents") for name in sources if Path(name).exists()]
     with write_artifact(output, kind="tokenizer", parents=parents, config=settings, replace=replace) as folder:
         tokenizer.save(folder)

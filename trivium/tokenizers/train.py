@@ -23,6 +23,7 @@ _GPT4 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+MASK = "[MASK]"
 _BYTES = 256
 _UNKNOWN = "<|unk|>"
 
@@ -110,12 +111,14 @@ def train_bytes(*, sequence_length: int | None = None, chat_template: str = TRIV
 
 
 def _config(names: Sequence[str], sequence_length: int | None) -> dict[str, Any]:
+    mask = {"mask_token": MASK} if MASK in names else {}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        **mask,
         "bos_token": BOS,
         "eos_token": EOS,
         "pad_token": PAD,
-        "additional_special_tokens": [name for name in names if name not in (BOS, EOS, PAD)],
+        "additional_special_tokens": [name for name in names if name not in (BOS, EOS, PAD, MASK)],
         "add_bos_token": True,
         "add_eos_token": False,
         "model_max_length": sequence_length or int(1e30),  # transformers' own mark for "no limit"
