@@ -212,7 +212,7 @@ class _Chooser:
 
     def shape(self) -> None:
         """Checks `model.preset`, and `model.config` against the shape of that preset."""
-        from trivium.models.build import family, family_names, presets
+        from trivium.models.build import examples, preset_fields, presets
         from trivium.models.config import ModelConfig
         from trivium.nearest import nearest
         from trivium.problems import Problem, fields_below, locate, problems_of
@@ -222,7 +222,7 @@ class _Chooser:
             return
         if preset.value not in presets():
             near = nearest(preset.value, presets())
-            fix = f"did you mean {near}?" if near else f"choose one of {', '.join(presets())}"
+            fix = f"did you mean {near}?" if near else f"choose one of {examples()}"
             self.problems.append(
                 Problem("model.preset", "model.preset: unknown preset", preset.where, preset.value, fix)
             )
@@ -231,9 +231,8 @@ class _Chooser:
         changes, _ = locate(self.tree, ("model", "config"))
         if changes is None or not isinstance(changes.value, dict):
             return
-        shapes = {name: shape for each in family_names() for name, shape in family(each).PRESETS.items()}
         try:
-            ModelConfig.model_validate({**shapes[preset.value], **changes.plain()})
+            ModelConfig.model_validate(preset_fields(preset.value, changes.plain()))
         except ValidationError as error:
             keys = ("model", "config")
             self.problems.extend(problems_of(error, ModelConfig, self.tree, prefix=keys, known=self.known))

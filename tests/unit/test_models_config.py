@@ -105,7 +105,7 @@ def test_what_cannot_be_built_or_saved_is_refused(changes: dict[str, Any], messa
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'llama-10m'"):
         preset("lama-10m")
-    with pytest.raises(ConfigError, match=r"choose one of .*gpt2-xl"):
+    with pytest.raises(ConfigError, match=r"choose one of .*gpt2-1m"):
         preset("zzz")
 
 

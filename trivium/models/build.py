@@ -11,6 +11,7 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Mapping
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -42,25 +43,40 @@ def presets() -> list[str]:
     return [name for each in family_names() for name in family(each).PRESETS]
 
 
+def examples() -> str:
+    """The smallest preset of each family, for messages that would be too long with all of them."""
+    return (
+        ", ".join(next(iter(family(each).PRESETS), each) for each in family_names()) + " or another of docs/models.md"
+    )
+
+
 def preset(name: str, changes: Mapping[str, Any] | None = None) -> ModelConfig:
     """The shape called `name`, with `changes` to its fields (`model.config` of a recipe)."""
+    try:
+        return ModelConfig.model_validate(preset_fields(name, changes or {}))
+    except ValidationError as error:
+        raise ConfigError(**first_problem(error, where="model.config")) from None
+
+
+def preset_fields(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a preset with `changes`, and those that follow from the others in its family (`DERIVED`)."""
     for each in family_names():
-        fields = family(each).PRESETS.get(name)
-        if fields is not None:
+        file = family(each)
+        if name in file.PRESETS:
             break
     else:
         near = difflib.get_close_matches(name, presets(), n=1, cutoff=0.5)
-        known = ", ".join(presets())
         raise ConfigError(
             "unknown model preset",
             where="model.preset",
             value=name,
-            fix=f"did you mean {near[0]!r}?" if near else f"choose one of {known}",
+            fix=f"did you mean {near[0]!r}?" if near else f"choose one of {examples()}",
         )
-    try:
-        return ModelConfig.model_validate({**fields, **(changes or {})})
-    except ValidationError as error:
-        raise ConfigError(**first_problem(error, where="model.config")) from None
+    fields = {**file.PRESETS[name], **changes}
+    for field, derive in getattr(file, "DERIVED", {}).items():
+        with suppress(TypeError, ValueError):  # of a malformed field, which validation names
+            fields.setdefault(field, derive(fields))
+    return fields
 
 
 def first_problem(error: ValidationError, *, where: str) -> dict[str, Any]:

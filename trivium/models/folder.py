@@ -318,7 +318,9 @@ def _own_weights(
     table = expand(keys_of(config), config, shapes)
     known = {key.file for key in table}
     other = {key.file for head in file.HEADS.values() for key in head.keys} if new_head else set()
-    named = _full_names(found, known | other, file.PREFIX)
+    other |= {name for name in found if new_head and name.startswith(f"{OWN_SECTION}.")}
+    prefixes = {file.PREFIX, *(head.prefix for head in file.HEADS.values() if head.prefix is not None)}
+    named = _full_names(found, known | other, prefixes)
     tied = {key.file for key in table if is_tied(config, key.own[0])}
     optional = tied | {key.file for key in table if new_head and key.own[0].startswith("head.")}
     _same_names(
@@ -371,15 +373,16 @@ def _shape(shape: Collection[int], key: Key) -> list[int]:
     return list(shape)[::-1] if key.transposed else list(shape)
 
 
-def _full_names(found: Mapping[str, Source], table: Collection[str], prefix: str) -> dict[str, Source]:
+def _full_names(found: Mapping[str, Source], table: Collection[str], prefixes: Collection[str]) -> dict[str, Source]:
     """The tensors by the names of the table.
 
-    Some folders put the prefix before the body, some leave it out; the oldest have TensorFlow's names for norms.
+    Some folders put a prefix before the body, some leave it out; the oldest have TensorFlow's names for norms.
     """
     names = {}
     for name, source in found.items():
         modern = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
-        variants = (name, modern, prefix + modern, modern.removeprefix(prefix))
+        bare = {modern, *(modern.removeprefix(prefix) for prefix in prefixes)}
+        variants = (name, *(prefix + rest for rest in bare for prefix in ("", *prefixes)))
         names[next((variant for variant in variants if variant in table), name)] = source
     return names
 

@@ -11,15 +11,22 @@ from trivium.models.config import ModelConfig
 
 
 class Alibi:
-    """- slope * distance, with a fixed slope for each head (Press et al. 2022, arXiv:2108.12409)."""
+    """- slope * distance, with a fixed slope for each head (Press et al. 2022, arXiv:2108.12409).
+
+    The products of slopes and positions are rounded to bfloat16, as Falcon was trained and as transformers runs it.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
-        self.slopes = torch.tensor(alibi_slopes(config.num_heads)) * config.alibi_scale
+        self.slopes = torch.tensor(alibi_slopes(config.num_heads)).to(torch.bfloat16)
+        self.scale = config.alibi_scale
 
     def __call__(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Positions [..., Q] and [N] -> [..., H, Q, N]."""
-        distance = keys - queries.unsqueeze(-1)
-        return self.slopes.to(keys.device)[:, None, None] * distance.unsqueeze(-3)
+        return self.terms(keys).unsqueeze(-2) - self.terms(queries).unsqueeze(-1)
+
+    def terms(self, positions: Tensor) -> Tensor:
+        """Positions [..., N] -> [..., H, N]."""
+        return (self.slopes.to(positions.device)[:, None] * positions.unsqueeze(-2)).float() * self.scale
 
 
 def alibi_slopes(heads: int) -> list[float]:

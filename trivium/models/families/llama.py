@@ -23,7 +23,8 @@ from trivium.models.huggingface import (
 )
 
 
-def _shape(width: int, layers: int, heads: int, inner: int, vocab: int, positions: int, **more: Any) -> dict[str, Any]:
+def shape(width: int, layers: int, heads: int, inner: int, vocab: int, positions: int, **more: Any) -> dict[str, Any]:
+    """A preset, of this family or of a relative."""
     return {
         "family": "llama",
         "vocab_size": vocab,
@@ -36,25 +37,48 @@ def _shape(width: int, layers: int, heads: int, inner: int, vocab: int, position
     }
 
 
-def _llama3(factor: float) -> dict[str, Any]:
-    scaling = {"type": "llama3", "factor": factor, "original_max_positions": 8192}
-    return {"rope": {"theta": 500000.0, "scaling": scaling}, "bos_id": 128000, "eos_id": 128001}
+def _llama3(factor: float | None) -> dict[str, Any]:
+    scaling = None if factor is None else {"type": "llama3", "factor": factor, "original_max_positions": 8192}
+    return {"num_kv_heads": 8, "rope": {"theta": 500000.0, "scaling": scaling}, "bos_id": 128000, "eos_id": 128001}
 
+
+def _smollm(width: int, layers: int, heads: int, kv_heads: int, inner: int, theta: float | None) -> dict[str, Any]:
+    """SmolLM without, SmolLM2 (Allal et al. 2025, arXiv:2502.02737) with a base of its own."""
+    rest = {"num_kv_heads": kv_heads, "tie_embeddings": True, "bos_id": 0, "eos_id": 0}
+    rope = {} if theta is None else {"rope": {"theta": theta}}
+    return shape(width, layers, heads, inner, 49152, 2048 if theta is None else 8192, **rest, **rope)
+
+
+_ENDS: dict[str, Any] = {"bos_id": 1, "eos_id": 2}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "llama-1m": _shape(128, 4, 4, 344, 2048, 256, tie_embeddings=True),
-    "llama-3m": _shape(192, 6, 6, 512, 4096, 512, tie_embeddings=True),
-    "llama-10m": _shape(256, 8, 8, 688, 8192, 512),
-    "llama-30m": _shape(384, 10, 6, 1024, 16384, 1024),
-    "llama-100m": _shape(768, 12, 12, 2048, 16384, 2048, tie_embeddings=True),
-    "llama-350m": _shape(1024, 24, 16, 2816, 32000, 2048, tie_embeddings=True),
-    "llama-1b": _shape(2048, 16, 32, 8192, 128256, 131072, num_kv_heads=8, tie_embeddings=True, **_llama3(32.0)),
-    "llama-3b": _shape(3072, 28, 24, 8192, 128256, 131072, num_kv_heads=8, tie_embeddings=True, **_llama3(32.0)),
-    "llama-7b": _shape(4096, 32, 32, 11008, 32000, 4096, bos_id=1, eos_id=2),
-    "llama-8b": _shape(4096, 32, 32, 14336, 128256, 131072, num_kv_heads=8, **_llama3(8.0)),
+    "llama-1m": shape(128, 4, 4, 344, 2048, 256, tie_embeddings=True),
+    "llama-3m": shape(192, 6, 6, 512, 4096, 512, tie_embeddings=True),
+    "llama-10m": shape(256, 8, 8, 688, 8192, 512),
+    "llama-30m": shape(384, 10, 6, 1024, 16384, 1024),
+    "llama-100m": shape(768, 12, 12, 2048, 16384, 2048, tie_embeddings=True),
+    "llama-350m": shape(1024, 24, 16, 2816, 32000, 2048, tie_embeddings=True),
+    "smollm-135m": _smollm(576, 30, 9, 3, 1536, None),
+    "smollm-360m": _smollm(960, 32, 15, 5, 2560, None),
+    "smollm-1.7b": _smollm(2048, 24, 32, 32, 8192, None),
+    "smollm2-135m": _smollm(576, 30, 9, 3, 1536, 100000.0),
+    "smollm2-360m": _smollm(960, 32, 15, 5, 2560, 100000.0),
+    "smollm2-1.7b": _smollm(2048, 24, 32, 32, 8192, 130000.0),
+    "tinyllama-1.1b": shape(2048, 22, 32, 5632, 32000, 2048, num_kv_heads=4, **_ENDS),
+    # Llama 3.2 1B and 3B, Llama 2 7B, Llama 3.1 8B
+    "llama-1b": shape(2048, 16, 32, 8192, 128256, 131072, tie_embeddings=True, **_llama3(32.0)),
+    "llama-3b": shape(3072, 28, 24, 8192, 128256, 131072, tie_embeddings=True, **_llama3(32.0)),
+    "llama-7b": shape(4096, 32, 32, 11008, 32000, 4096, **_ENDS),
+    "llama-8b": shape(4096, 32, 32, 14336, 128256, 131072, **_llama3(8.0)),
+    "llama2-13b": shape(5120, 40, 40, 13824, 32000, 4096, **_ENDS),
+    "llama2-70b": shape(8192, 80, 64, 28672, 32000, 4096, num_kv_heads=8, **_ENDS),
+    "llama3-8b": shape(4096, 32, 32, 14336, 128256, 8192, **_llama3(None)),
+    "llama3-70b": shape(8192, 80, 64, 28672, 128256, 8192, **_llama3(None)),
+    "llama3.1-70b": shape(8192, 80, 64, 28672, 128256, 131072, **_llama3(8.0)),
+    "llama3.1-405b": shape(16384, 126, 128, 53248, 128256, 131072, **_llama3(8.0)),
 }
 
-HEADS = causal_heads("Llama")
+HEADS = causal_heads("Llama", span_prefix="transformer.")
 PREFIX = "model."
 IGNORED = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
 """Tensors of old files that hold no parameters."""
