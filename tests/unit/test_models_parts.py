@@ -251,3 +251,29 @@ def test_recomputing_an_encoder_decoder_changes_no_gradient() -> None:
         gradients.append(torch.autograd.grad(loss, list(model.parameters())))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["encoder", "pairs", "experts", "slides"])
+def test_compiled_equals_eager(name: str) -> None:
+    """Also where a part cannot be traced: it then runs as it is written."""
+    changes = {
+        "encoder": {"kind": "encoder", **ENCODERS["bert"]},
+        "pairs": {"kind": "encoder_decoder", "num_decoder_layers": 2},
+        "experts": SHAPES["experts"],
+        "slides": SHAPES["some layers slide"],
+    }[name]
+    eager, compiled = (build_model(config_of(**changes), seed=3, dtype=torch.float32).train() for _ in range(2))
+    for block in compiled.all_blocks:
+        block.compile()
+    for lengths in [(6, 6), (4, 3, 2), (5, 1, 2), (7, 2)]:
+        ids, layout = ids_of(sum(lengths)), Layout(lengths)
+        there = Layout(tuple(reversed(lengths)))
+        source = Source(ids_of(there.tokens, 1), there) if name == "pairs" else None
+        gradients = []
+        for model in (eager, compiled):
+            loss = model(ids, layout, source=source).square().mean()
+            gradients.append([loss, *torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)])
+        for one, other in zip(*gradients, strict=True):
+            if one is not None:
+                torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
