@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trivium.core.progress import Progress
     from trivium.drivers.forecasting import Forecasting
     from trivium.drivers.session import Session
+    from trivium.evaluation.labelled import Evaluation
     from trivium.recipe import Recipe
 
 
@@ -204,6 +205,7 @@ def write_final(session: Session, folder: RunFolder, *, parents: list[Parent]) -
     weights = session.trainer.engine.weights("policy")  # gathered, so every rank takes part
     if not session.processes.main:
         return
+    found: Evaluation | None = None
     with write_artifact(
         folder.final,
         kind="model",
@@ -213,6 +215,24 @@ def write_final(session: Session, folder: RunFolder, *, parents: list[Parent]) -
         replace=True,
     ) as place:
         write_model_files(session.trainer, "policy", weights, place)
+        found = measured(session, place)
+    if found is not None:
+        from trivium.drivers.evaluating import keep_evaluation
+
+        keep_evaluation(session, folder, found)
+
+
+def measured(session: Session, place: Path) -> Evaluation | None:
+    """What a model with a head is worth on the held-out data; it never stands in the way of the model itself."""
+    if session.trainer.method.data_kind not in ("labels", "tokens", "questions"):
+        return None
+    from trivium.drivers.evaluating import measure_final
+
+    try:
+        return measure_final(session, place)
+    except Exception as error:
+        say(f"the model could not be measured on the held-out data: {error}")
+        return None
 
 
 def write_report(folder: RunFolder) -> None:

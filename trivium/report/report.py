@@ -13,6 +13,7 @@ from trivium.core.plan import score
 from trivium.core.progress import readable_bytes, readable_count, readable_seconds
 from trivium.errors import TriviumError
 from trivium.report.curves import run_plots
+from trivium.report.evaluations import evaluations
 from trivium.report.plot import histogram
 from trivium.report.record import Record, Row, is_number, read_record
 from trivium.report.render import percent, render
@@ -39,6 +40,7 @@ def _page(record: Record) -> bytes:
     samples, left_out = _samples(record)
     lineage, no_lineage = _lineage(record.folder)
     forecast = _forecast(record)
+    measured = evaluations(record.folder)
     values: dict[str, Any] = {
         "title": f"{record.name} · Trivium",
         "record": record,
@@ -49,6 +51,7 @@ def _page(record: Record) -> bytes:
         "plots": run_plots(record),
         "samples": samples,
         "left_out": left_out,
+        "evaluations": measured,
         "splits": [
             _split(name, split) for name, split in list(record.data.items())[:SPLITS] if isinstance(split, dict)
         ],
@@ -63,6 +66,7 @@ def _page(record: Record) -> bytes:
         "top": "Overview",
         "curves": "Curves",
         "samples": "Samples over time" if samples else "",
+        "evaluation": "Evaluation" if measured else "",
         "data": "Data" if values["splits"] else "",
         "settings": "Settings" if record.config else "",
         "lineage": "Lineage",

@@ -1,0 +1,202 @@
+"""Measuring a trained model on labelled data: `trivium eval`, and what a run does at its end.
+
+Results are an artifact of kind "evaluation": `metrics.json`, `predictions.jsonl` and, where labels can be confused,
+`confusion.svg`. Those of a run lie in its folder `eval` and are shown in its report.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from trivium.artifacts.manifest import MANIFEST, RECORD
+from trivium.artifacts.record import Parent, parent_of
+from trivium.artifacts.writer import write_artifact, write_file
+from trivium.errors import ConfigError, ModelError
+from trivium.evaluation.labelled import KINDS, Evaluation, evaluate
+from trivium.inference.decisions import DECISIONS
+from trivium.inference.model import LanguageModel, load
+from trivium.models.folder import read_config
+from trivium.recipe import SHORTHAND, DataSection
+
+if TYPE_CHECKING:
+    from trivium.drivers.run_folder import RunFolder
+    from trivium.drivers.session import Session
+
+FEWEST_ROWS = 50
+"""Held-out rows from which on temperature and thresholds are fitted to them."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """model: the folder that was measured.  folder: where the results lie, if anywhere.  calibrated: the new model
+    folder with temperature and thresholds, if one was asked for."""
+
+    model: Path
+    summary: dict[str, Any]
+    folder: Path | None
+    calibrated: Path | None
+
+
+def evaluate_folder(
+    place: Path,
+    data: Path,
+    overrides: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    output: Path | None = None,
+    calibrate: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+) -> Evaluated:
+    """Measures a run's final model, or any model folder, on a data file.
+
+    overrides: changes to the settings of the data, as in a recipe (`data.labels.label=stars`); a run's own are the
+               start.
+    name:      of the results inside a run; default: the name of the data file.
+    output:    where the results are written; default: `eval/<name>` in the run, nowhere for a model folder.
+    calibrate: a new model folder, the same but for the temperature and thresholds that fit this data.
+    """
+    run = place if (place / "final" / "config.json").is_file() else None
+    folder = place / "final" if run else place
+    shape = read_config(folder)
+    if shape.head not in KINDS:
+        raise ModelError(
+            "this model has no head for labels, tags or answers",
+            where=folder,
+            value=f"head: {shape.head}",
+            fix="train one: trivium train recipes/classification.yaml (or ner, question_answering)",
+        )
+    settings = data_settings(run, data, overrides, length=shape.max_positions)
+    model = load(folder, device=device, threads=threads)
+    found = evaluate(model, settings.train, settings, seed=seed)
+    target = output or (run / "eval" / (name or data.name.split(".")[0]) if run else None)
+    if target is not None:
+        write_evaluation(target, found, parents=[parent_of(folder, "model"), parent_of(data, "data")], seed=seed)
+    if calibrate is not None:
+        write_calibrated(folder, calibrate, found, data)
+    if run is not None:
+        from trivium.report.report import write_report
+
+        write_report(run)
+    return Evaluated(folder, found.summary, target, calibrate)
+
+
+def data_settings(run: Path | None, data: Path, overrides: Sequence[str], *, length: int) -> DataSection:
+    """How the data is read: as in the run, with changes; without a run in rows of at most 512 tokens, cut."""
+    from trivium.config import resolve
+    from trivium.marked_yaml import apply_overrides, node_from
+
+    start: dict[str, Any] = {"sequence_length": min(length, 512), "truncation": "right"}
+    if run is not None and (run / "config.yaml").is_file():
+        start = resolve(run / "config.yaml").recipe.data.model_dump(mode="json")
+    tree = node_from({"data": {**start, "train": [{"path": str(data)}], "validation": []}}, where="trivium eval")
+    apply_overrides(tree, overrides, shorthand=SHORTHAND)
+    plain = tree.plain()
+    try:
+        if unknown := set(plain) - {"data"}:
+            raise ConfigError("only settings of the data can be changed here", value=unknown.pop(), fix="data.x=y")
+        return DataSection.model_validate(plain["data"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            first["msg"],
+            where=".".join(["data", *map(str, first["loc"])]),
+            value=first["input"],
+            fix="see the section data in `trivium config`",
+        ) from None
+
+
+def write_evaluation(
+    target: Path, found: Evaluation, *, parents: Sequence[Parent], seed: int | None = None, replace: bool = True
+) -> None:
+    """The results as an artifact."""
+    from trivium.report.confusion import confusion_file
+
+    with write_artifact(target, kind="evaluation", parents=parents, seed=seed, replace=replace) as place:
+        write_file(place / "metrics.json", json.dumps(found.summary, ensure_ascii=False, indent=1, allow_nan=False))
+        lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in found.predictions)
+        write_file(place / "predictions.jsonl", "".join(lines))
+        if "confusion" in found.summary:
+            write_file(place / "confusion.svg", confusion_file(found.summary["labels"], found.summary["confusion"]))
+
+
+def write_calibrated(folder: Path, target: Path, found: Evaluation, data: Path) -> None:
+    """The same model with temperature and thresholds fitted on `found`."""
+    if not found.decisions.rows:
+        raise ModelError(
+            "only models that choose labels for whole texts have a temperature",
+            where=folder,
+            value=f"kind: {found.summary['kind']}",
+            fix="leave out --calibrate",
+        )
+    parents = [parent_of(folder, "model"), parent_of(data, "calibration data")]
+    with write_artifact(target, kind="model", parents=parents) as place:
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.name not in (MANIFEST, RECORD, DECISIONS):
+                shutil.copyfile(path, place / path.name)
+        write_file(place / DECISIONS, found.decisions.to_json())
+
+
+# At the end of a run
+
+
+def measure_final(session: Session, place: Path) -> Evaluation | None:
+    """Measures the model in `place` on the held-out data, and puts temperature and thresholds beside it.
+
+    None where there is no held-out data or no head to measure. Called while the folder is being written.
+    """
+    recipe = session.recipe
+    if not recipe.data.validation or session.trainer.engine.roles["policy"].module.config.head not in KINDS:
+        return None
+    model: LanguageModel = load(place, device=session.device)
+    found = evaluate(model, recipe.data.validation, recipe.data, seed=recipe.seed)
+    if found.decisions.rows >= FEWEST_ROWS:
+        write_file(place / DECISIONS, found.decisions.to_json())
+    return found
+
+
+def keep_evaluation(session: Session, folder: RunFolder, found: Evaluation) -> None:
+    """The results on the held-out data beside the finished model."""
+    from trivium.data.reading import source_parent
+
+    parents = [parent_of(folder.final, "model")]
+    parents += [source_parent(source, "validation data") for source in session.recipe.data.validation]
+    write_evaluation(folder.path / "eval" / "validation", found, parents=parents, seed=session.recipe.seed)
+
+
+def describe(found: Evaluated) -> str:
+    """The results as lines for people."""
+    summary = found.summary
+    lines = [f"{summary['rows']:,} rows"]
+    lines += [f"{name.replace('_', ' ')}: {_figure(figure)}" for name, figure in summary["metrics"].items()]
+    columns = ("precision", "recall", "f1", "auroc", "mean_absolute_error", "spearman", "r2")
+    for label, figures in list(summary["per_label"].items())[:40]:
+        known = ", ".join(f"{name} {_figure(figures[name])}" for name in columns if name in figures)
+        lines.append(f"  {label}: {known}")
+    if "calibration" in summary:
+        fit = summary["calibration"]
+        lines.append(
+            f"calibration error {fit['ece_before']:.3f}, with temperature {fit['temperature']:.2f} "
+            f"(fitted on {fit['fitted_on']}) {fit['ece_after']:.3f}"
+        )
+    if found.folder:
+        lines.append(f"the results are in {found.folder}")
+    if found.calibrated:
+        lines.append(f"the model with its temperature is in {found.calibrated}")
+    return "\n".join(lines)
+
+
+def _figure(figure: dict[str, float | None]) -> str:
+    if figure["value"] is None:
+        return "not defined"
+    if figure["low"] is None:
+        return f"{figure['value']:.3f}"
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
