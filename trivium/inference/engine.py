@@ -14,15 +14,18 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from trivium.data.batch import Layout
+from trivium.data.batch import Layout, Source
 from trivium.errors import ModelError, TriviumError
+from trivium.inference.constraints import Row, constrain, constrained
 from trivium.inference.request import Completion, FinishReason, Sampling, check_number, check_seed, random_stream
 from trivium.inference.sampling import Sampler
 from trivium.models.cache import KVCache
+from trivium.models.config import ModelConfig
 from trivium.models.transformer import Transformer
 
 _CACHE_TOKENS = 1 << 16
@@ -31,13 +34,18 @@ _CACHE_TOKENS = 1 << 16
 
 @dataclass(eq=False)
 class Sample:
-    """One answer in the making: `completion` grows with each step."""
+    """One answer in the making: `completion` grows with each step.
+
+    prompt: what the answer continues; of an encoder-decoder what its decoder starts with, and `source` what its
+            encoder reads.
+    """
 
     prompt: Sequence[int]
     sampling: Sampling
     max_new_tokens: int
     stream: Random
     eos_ids: Collection[int] = ()
+    source: Sequence[int] = ()
     completion: Completion = field(default_factory=Completion)
     ended: bool = False
 
@@ -46,6 +54,73 @@ class Sample:
         if not self.ended or (reason == "stop" and self.completion.finish_reason == "length"):
             self.ended = True
             self.completion.finish_reason = reason
+
+
+class CachedReader:
+    """A model that reads its prompts once, and then one token of each row after the other.
+
+    module:  a decoder or an encoder-decoder. prompts, sources: [(ids, ids of the source or none)], one for each row.
+    room:    most tokens that a row will hold.
+    """
+
+    def __init__(
+        self, module: Transformer, prompts: Sequence[tuple[Sequence[int], Sequence[int]]], *, room: int
+    ) -> None:
+        self._module, self._prompts = module, prompts
+        self.device = next(module.parameters()).device
+        dtype = _compute_dtype(module, self.device)
+        self._cache = KVCache(module.config, rows=len(prompts), max_length=room, dtype=dtype, device=self.device)
+        self._owners = list(range(len(prompts)))
+        """Which source each row has."""
+
+    def begin(self) -> Tensor:
+        """Logits [N, V] after the prompts."""
+        tokens, layout = _flat([prompt for prompt, _ in self._prompts], self.device)
+        source = None
+        if self._module.config.kind == "encoder_decoder":
+            source = Source(*_flat([source for _, source in self._prompts], self.device))
+        return self._last_logits(tokens, layout, source)
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Logits [R, V] after one more token [R] of each row."""
+        return self._last_logits(tokens, Layout((1,) * len(tokens)), None)
+
+    def follow(self, parents: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        """Logits [R, V] after row `parents[r]` was continued by `tokens[r]`."""
+        self.select(parents)
+        return self.read(torch.tensor(tokens, device=self.device))
+
+    def select(self, parents: Sequence[int]) -> None:
+        """Row r becomes what row `parents[r]` was. Only rows that change are copied, and only as far as they go."""
+        cache, count = self._cache, len(parents)
+        if count > cache.rows:
+            cache.select(parents)
+            self._owners = [self._owners[parent] for parent in parents]
+            return
+        owners = [self._owners[parent] for parent in parents]
+        longest = max(cache.lengths[parent] for parent in parents)
+        moved = [row for row, parent in enumerate(parents) if row != parent]
+        _copy_rows((*cache.keys, *cache.values), moved, [parents[row] for row in moved], longest)
+        other = [row for row in moved if owners[row] != self._owners[row]]
+        _copy_rows((*cache.source_keys, *cache.source_values), other, [parents[row] for row in other], None)
+        for tensors in (cache.keys, cache.values, cache.source_keys, cache.source_values):
+            tensors[:] = [tensor[:count] for tensor in tensors]
+        cache.lengths = [cache.lengths[parent] for parent in parents]
+        cache.source_lengths = [cache.source_lengths[parent] for parent in parents] if cache.source_lengths else []
+        self._owners = owners
+
+    def _last_logits(self, tokens: Tensor, layout: Layout, source: Source | None) -> Tensor:
+        """Logits [S, V] after the last token of each sequence; those of other positions are never computed."""
+        ends: Tensor | None = None
+        if layout.tokens != layout.sequences:
+            ends = torch.tensor([end - 1 for _, end in layout.spans()], device=self.device)
+
+        def then(hidden: Tensor, head: nn.Module) -> Tensor:
+            logits: Tensor = head(hidden if ends is None else hidden[ends])
+            return logits
+
+        result: Tensor = self._module(tokens, layout, then=then, cache=self._cache, source=source)
+        return result
 
 
 class Decoding:
@@ -57,15 +132,15 @@ class Decoding:
         self.seconds: list[float] = []
         """Duration of each step; the first one reads the prompts."""
         self._module = module
-        self._device = next(module.parameters()).device
-        self._cache: KVCache | None = None
+        self._reader: CachedReader | None = None
         self._tokens = torch.empty(0, dtype=torch.int64)
+        self._constrained = any(constrained(sample.sampling) for sample in self.live)
         self._sampler = Sampler(
             [sample.sampling for sample in self.live],
             prompts=[sample.prompt for sample in self.live],
             streams=[sample.stream for sample in self.live],
             vocabulary=module.config.vocab_size,
-            device=self._device,
+            device=next(module.parameters()).device,
         )
 
     @torch.no_grad()
@@ -78,8 +153,8 @@ class Decoding:
         self._drop_ended()
         if not self.live:
             return []
-        logits = self._read_prompts() if self._cache is None else self._read_tokens(self._cache)
-        choice = self._sampler.choose(logits)
+        logits = self._read_prompts() if self._reader is None else self._reader.read(self._tokens)
+        choice = self._sampler.choose(logits, allowed=self._allowed(logits))
         self._tokens = choice.tokens
         logprobs = torch.stack([choice.logprobs, choice.sampling_logprobs]).tolist()
         for sample, token, *probabilities in zip(self.live, choice.tokens.tolist(), *logprobs, strict=True):
@@ -103,12 +178,30 @@ class Decoding:
         elif len(completion.ids) == sample.max_new_tokens:
             sample.end("length")
 
+    def _allowed(self, logits: Tensor) -> Tensor | None:
+        """The scores without the tokens that may not come next; None if all may."""
+        if not self._constrained:
+            return None
+        rows = (
+            Row(
+                sample.sampling,
+                sample.prompt,
+                sample.completion.ids,
+                sample.max_new_tokens,
+                sample.eos_ids,
+                opens=self._module.config.kind == "encoder_decoder",
+            )
+            for sample in self.live
+        )
+        return constrain(logits, rows)
+
     def _drop_ended(self) -> None:
         rows = [row for row, sample in enumerate(self.live) if not sample.ended]
         if len(rows) == len(self.live):
             return
-        if rows and self._cache is not None:
-            rows = _compact(self._cache, rows)
+        if rows and self._reader is not None:
+            rows = _filled(rows)
+            self._reader.select(rows)
             self._tokens = self._tokens[rows]
         if rows:
             self._sampler.select(rows)
@@ -116,39 +209,16 @@ class Decoding:
 
     def _read_prompts(self) -> Tensor:
         """Runs each distinct prompt once and copies its cache row for all of its samples; logits [S, V]."""
-        prompts = [tuple(sample.prompt) for sample in self.live]
+        prompts = [(tuple(sample.prompt), tuple(sample.source)) for sample in self.live]
         places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-        self._cache = KVCache(
-            self._module.config,
-            rows=len(places),
-            max_length=max(len(sample.prompt) + sample.max_new_tokens for sample in self.live) - 1,
-            dtype=_compute_dtype(self._module, self._device),
-            device=self._device,
-        )
-        tokens = torch.tensor([token for prompt in places for token in prompt], device=self._device)
-        logits = self._last_logits(tokens, Layout(tuple(len(prompt) for prompt in places)), self._cache)
+        room = max(len(sample.prompt) + sample.max_new_tokens for sample in self.live) - 1
+        self._reader = CachedReader(self._module, list(places), room=room)
+        logits = self._reader.begin()
         if len(places) == len(prompts):
             return logits
         rows = [places[prompt] for prompt in prompts]
-        self._cache.select(rows)
+        self._reader.select(rows)
         return logits[rows]
-
-    def _read_tokens(self, cache: KVCache) -> Tensor:
-        """Runs the token that each live sample got last; logits [S, V]."""
-        return self._last_logits(self._tokens, Layout((1,) * len(self.live)), cache)
-
-    def _last_logits(self, tokens: Tensor, layout: Layout, cache: KVCache) -> Tensor:
-        """Logits [S, V] after the last token of each sequence; those of other positions are never computed."""
-        ends: Tensor | None = None
-        if layout.tokens != layout.sequences:
-            ends = torch.tensor([end - 1 for _, end in layout.spans()], device=self._device)
-
-        def then(hidden: Tensor, head: nn.Module) -> Tensor:
-            logits: Tensor = head(hidden if ends is None else hidden[ends])
-            return logits
-
-        result: Tensor = self._module(tokens, layout, then=then, cache=cache)
-        return result
 
 
 def generate_ids(
@@ -157,16 +227,19 @@ def generate_ids(
     *,
     max_new_tokens: int,
     sampling: Sampling | None = None,
+    prefix: Sequence[int] = (),
     seeds: int | Sequence[int] = 0,
     eos_ids: Collection[int] | None = None,
     max_rows: int = 64,
     on_token: Callable[[int, Sample], bool | None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> list[Completion]:
-    """Continues prompts of token ids; works on any `Transformer`, also on one in training.
+    """Continues prompts of token ids; works on any decoder or encoder-decoder, also on one in training.
 
     module:      in eval mode meanwhile and afterwards as it was; no gradients.
-    prompts:     B lists of ids; for several samples of a prompt name it several times, it is computed once.
+    prompts:     B lists of ids; for several samples of a prompt name it several times, it is computed once. For an
+                 encoder-decoder they are the sources.
+    prefix:      what the answers of an encoder-decoder begin with; it is not part of them.
     sampling:    see `Sampling`; default: the model's own distribution.
     seeds:       one for each prompt, or one for all. A sample depends on its seed and prompt, not on its company.
     eos_ids:     tokens that end a sample; default: those of the model's configuration. Empty: none does.
@@ -181,10 +254,12 @@ def generate_ids(
     ends = module.config.eos_ids if eos_ids is None else eos_ids
     each = [seeds] * len(prompts) if isinstance(seeds, int) else seeds
     samples = []
-    for number, (prompt, seed) in enumerate(zip(prompts, each, strict=True)):
+    for number, (ids, seed) in enumerate(zip(prompts, each, strict=True)):
         check_seed(seed)
-        check_room(prompt, max_new_tokens, context=module.config.max_positions, where=f"prompt {number}")
-        samples.append(Sample(prompt, settings, max_new_tokens, random_stream(seed, prompt), ends))
+        prompt, source = opening(module.config, ids, prefix, where=f"prompt {number}")
+        check_room(prompt, max_new_tokens, context=context_length(module.config), where=f"prompt {number}")
+        stream = random_stream(seed, [*source, *prompt])
+        samples.append(Sample(prompt, settings, max_new_tokens, stream, ends, source))
     places = {id(sample): place for place, sample in enumerate(samples)}
     for decoding in decode(module, samples, max_rows=max_rows, should_stop=should_stop):
         for sample in decoding.live:
@@ -204,8 +279,9 @@ def decode(
 
     The module is in eval mode until the iterator is finished or closed.
     """
+    check_generates(module.config)
     with evaluating(module):
-        for batch in _batches(samples, max_rows):
+        for batch in batches(samples, max_rows):
             decoding = Decoding(module, batch)
             while True:
                 if should_stop is not None and should_stop():
@@ -215,6 +291,55 @@ def decode(
                 if not decoding.step():
                     break
                 yield decoding
+
+
+def opening(
+    config: ModelConfig, ids: Sequence[int], prefix: Sequence[int] = (), *, where: str
+) -> tuple[list[int], list[int]]:
+    """(what the decoder starts with, what the encoder reads) for a prompt; a decoder continues the prompt itself.
+
+    prefix: tokens that the answer of an encoder-decoder begins with. Raises if the source is empty or too long.
+    """
+    if config.kind != "encoder_decoder":
+        if prefix:
+            raise TriviumError("only encoder-decoders take a prefix", where="prefix", fix="put it at the prompt's end")
+        return list(ids), []
+    if config.start_id is None:
+        raise ModelError(
+            "the model does not say with which token its decoder starts",
+            where="decoder_start_token_id",
+            fix="set it in config.json",
+        )
+    context = context_length(config)
+    if not ids or len(ids) > context:
+        raise TriviumError(
+            "the source is too long for the model" if ids else "the source holds no token",
+            where=where,
+            value=f"{len(ids)} tokens, the encoder reads {context}" if ids else None,
+            fix=f"shorten it to at most {context} tokens" if ids else "give the model something to read",
+        )
+    return [config.start_id, *prefix], list(ids)
+
+
+def context_length(config: ModelConfig) -> int:
+    """Most tokens of a sequence; relative positions have no limit."""
+    return 1 << 30 if config.positions == "relative" else config.max_positions
+
+
+def check_generates(config: ModelConfig) -> None:
+    """Raises if the model cannot write text."""
+    if config.kind == "encoder":
+        raise ModelError(
+            "an encoder reads text and cannot write it",
+            value=f"{config.family} with a head of the kind {config.head}",
+            fix="use a decoder or an encoder-decoder; an encoder fills gaps (`fill`) and compares texts (`embed`)",
+        )
+    if config.head != "language":
+        raise ModelError(
+            "the model has no language-model head, so it cannot write text",
+            value=f"{config.family} with a head of the kind {config.head}",
+            fix="use the folder of the model before it was given this head",
+        )
 
 
 def check_room(prompt: Sequence[int], max_new_tokens: int, *, context: int, where: str) -> None:
@@ -249,14 +374,26 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _batches(samples: Sequence[Sample], max_rows: int) -> Iterator[list[Sample]]:
-    """Runs of samples whose cache stays within `max_rows` rows and `_CACHE_TOKENS` tokens."""
-    batch: list[Sample] = []
+class _Sized(Protocol):
+    """What decides how much of the cache a sample takes."""
+
+    prompt: Sequence[int]
+    source: Sequence[int]
+    max_new_tokens: int
+
+
+Sized = TypeVar("Sized", bound=_Sized)
+
+
+def batches(samples: Sequence[Sized], max_rows: int, *, width: int = 1) -> Iterator[list[Sized]]:
+    """Runs of samples of `width` rows each whose cache stays within `max_rows` rows and `_CACHE_TOKENS` tokens."""
+    batch: list[Sized] = []
     longest = 0
     for sample in samples:
-        length = len(sample.prompt) + sample.max_new_tokens
+        length = len(sample.source) + len(sample.prompt) + sample.max_new_tokens
         longest = max(longest, length)
-        if batch and (len(batch) == max_rows or (len(batch) + 1) * longest > _CACHE_TOKENS):
+        rows = (len(batch) + 1) * width
+        if batch and (rows > max_rows or rows * longest > _CACHE_TOKENS):
             yield batch
             batch, longest = [], length
         batch.append(sample)
@@ -264,24 +401,28 @@ def _batches(samples: Sequence[Sample], max_rows: int) -> Iterator[list[Sample]]
         yield batch
 
 
-def _compact(cache: KVCache, rows: Sequence[int]) -> list[int]:
-    """Keeps only `rows` of the cache and returns their new order.
-
-    Rows from the end move into the gaps, so one row is copied for each that leaves; `KVCache.select` would copy all.
-    """
-    count = len(rows)
-    order = list(range(count))
-    from_the_end = [row for row in rows if row >= count]
+def _filled(rows: Sequence[int]) -> list[int]:
+    """`rows` in another order, in which those from the end fill the gaps; so one row moves for each that leaves."""
+    order = list(range(len(rows)))
+    from_the_end = [row for row in rows if row >= len(rows)]
     for gap in sorted(set(order) - set(rows)):
-        row = from_the_end.pop()
-        length = cache.lengths[row]
-        for tensor in (*cache.keys, *cache.values):
-            tensor[gap, :, :length] = tensor[row, :, :length]
-        order[gap] = row
-    cache.keys = [tensor[:count] for tensor in cache.keys]
-    cache.values = [tensor[:count] for tensor in cache.values]
-    cache.lengths = [cache.lengths[row] for row in order]
+        order[gap] = from_the_end.pop()
     return order
+
+
+def _copy_rows(tensors: Sequence[Tensor], to: Sequence[int], rows: Sequence[int], length: int | None) -> None:
+    """The first `length` tokens of `rows` go to the rows `to`, all at once."""
+    if not to or not tensors:
+        return
+    target, source = (torch.tensor(list(each), device=tensors[0].device) for each in (to, rows))
+    for tensor in tensors:
+        part = tensor[:, :, :length]
+        part[target] = part[source]
+
+
+def _flat(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Layout]:
+    """Rows of ids as one run of tokens."""
+    return torch.tensor([token for row in rows for token in row], device=device), Layout(tuple(map(len, rows)))
 
 
 def _compute_dtype(module: nn.Module, device: torch.device) -> torch.dtype:

@@ -188,11 +188,15 @@ class Sampler:
         self._penalty = _repetition_penalty(samplings, prompts, vocabulary, device)
         self._steps = build_steps(samplings, device=device)
 
-    def choose(self, logits: Tensor) -> Choice:
-        """[B, V] scores of the model -> the next token of each row."""
-        scores = logits.float()
+    def choose(self, logits: Tensor, *, allowed: Tensor | None = None) -> Choice:
+        """[B, V] scores of the model -> the next token of each row.
+
+        allowed: the scores with minus infinity for tokens that may not be chosen; the model's own probabilities are
+                 those of all tokens.
+        """
         # Not logsumexp: that one is ten times slower where exp() gives denormal numbers.
-        plain = scores.log_softmax(dim=-1)
+        plain = logits.float().log_softmax(dim=-1)
+        scores = (logits if allowed is None else allowed).float()
         changed = scores if self._penalty is None else self._penalty(scores)
         if all(self._greedy_rows):
             tokens, sampling_logprobs = changed.argmax(dim=-1), torch.zeros(len(scores), device=scores.device)

@@ -370,11 +370,11 @@ class CachedCrossAttention:
         self.first = None if source is None else CrossAttention(layout, source, pattern=pattern)
         self.spans = list(layout.spans())
         self.decoding = all(length == 1 for length in layout.lengths)
-        lengths = cache.source_lengths if source is None else source.lengths
         self.mask: Tensor | None = None
-        if len(set(lengths)) > 1:
-            at = torch.arange(max(lengths), device=device)
-            self.mask = (at < torch.tensor(lengths, device=device).unsqueeze(1))[:, None, None, :]
+        width = cache.source_keys[0].shape[2] if source is None and cache.source_keys else 0
+        if any(length < width for length in cache.source_lengths):
+            at = torch.arange(width, device=device)
+            self.mask = (at < torch.tensor(cache.source_lengths, device=device).unsqueeze(1))[:, None, None, :]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """See `Attend`; `key` and `value` are only read when there is a source."""

@@ -27,6 +27,9 @@ HF_DEFAULTS: dict[str, Any] = {
 }
 
 
+DERIVED = {"head_scale": lambda fields: 1.0}
+
+
 def from_hf(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `ModelConfig` from a config.json; their class never scales before the head, whatever the file says."""
     return {**t5.from_hf({**HF_DEFAULTS, **raw, "scale_decoder_outputs": False}), "family": "mt5"}

@@ -31,7 +31,6 @@ _V1_1: dict[str, Any] = {"mlp": "gated", "activation": "gelu_tanh", "tie_embeddi
 
 def shape(width: int, layers: int, heads: int, inner: int, vocab: int = 32128, **more: Any) -> dict[str, Any]:
     """The fields of a preset; as in T5, a head is 64 wide whatever the width is."""
-    scale = {"head_scale": width**-0.5} if more.get("tie_embeddings") else {}
     return {
         **_ALWAYS,
         "vocab_size": vocab,
@@ -41,7 +40,6 @@ def shape(width: int, layers: int, heads: int, inner: int, vocab: int = 32128, *
         "head_dim": 64,
         "intermediate_size": inner,
         "max_positions": 512,
-        **scale,
         **more,
     }
 
@@ -69,6 +67,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     **sizes_of_v1_1("t5-v1_1"),
     **sizes_of_v1_1("flan-t5"),
 }
+
+DERIVED = {"head_scale": lambda fields: (fields["hidden_size"] or 1) ** -0.5 if fields["tie_embeddings"] else 1.0}
 
 
 def heads(name: str) -> dict[str, Head]:
