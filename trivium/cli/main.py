@@ -25,6 +25,7 @@ from trivium.cli import (
     doctor,
     generate,
     lineage,
+    music,
     plan,
     quickstart,
     report,
@@ -69,6 +70,7 @@ app.command()(train.train)
 app.add_typer(compress.app, name="compress")
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.add_typer(music.app, name="music")
 app.command()(lineage.lineage)
 app.command()(report.report)
 app.command()(verify.verify)
