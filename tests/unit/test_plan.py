@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from trivium.core.plan import (
+    LOGITS_CHUNKS,
     Machine,
     activation_bytes,
     checkpoint_size,
     describe_machine,
     flops_per_token,
     forecast,
+    matrix_parameters,
     measure,
     plan_memory,
     refuse_if_impossible,
@@ -23,7 +25,7 @@ from trivium.core.plan import (
 )
 from trivium.data.batch import Layout
 from trivium.errors import ConfigError
-from trivium.losses.tokens import token_loss
+from trivium.losses.tokens import CHUNKS, token_loss
 from trivium.models.build import build_model, preset
 from trivium.models.config import ModelConfig
 from trivium.recipe import Recipe
@@ -227,3 +229,83 @@ def test_score_skips_what_is_not_known_and_never_divides_by_zero() -> None:
     (row,) = score({"seconds": 2.0}, {"seconds": 0})
     assert row.error is None
     assert math.isfinite(row.forecast)
+
+
+def test_chunks_of_logits_are_those_of_the_loss() -> None:
+    assert LOGITS_CHUNKS == CHUNKS
+
+
+def test_a_large_vocabulary_needs_a_least_number_of_rows_of_logits() -> None:
+    config = preset("llama-1b")
+    plan = plan_memory(config, recipe(batch_size=8), machine=LAPTOP)
+    assert plan.loss == 3 * 4 * 256 * config.vocab_size + 4 * config.vocab_size * config.hidden_size
+
+
+def mixture(experts: int, passed: int) -> ModelConfig:
+    """As a family would build it; no family is needed for arithmetic."""
+    return preset("llama-10m").model_copy(update={"experts": experts, "experts_per_token": passed})
+
+
+def test_experts_need_memory_all_of_them_and_work_those_of_one_token() -> None:
+    dense, few, many = preset("llama-10m"), mixture(2, 2), mixture(16, 2)
+    assert many.parameters() > 4 * dense.parameters()
+    routing = 6 * dense.num_layers * 14 * dense.hidden_size
+    work = [flops_per_token(config, sequence_tokens=256) for config in (few, many)]
+    assert work[1] == pytest.approx(work[0] + routing)
+    one, two = (plan_memory(config, recipe(), machine=LAPTOP) for config in (few, many))
+    assert two.weights == 4 * many.parameters()
+    assert two.activations == pytest.approx(one.activations, rel=0.02)
+
+
+def test_an_encoder_decoder_counts_both_stacks_and_the_attention_between_them() -> None:
+    decoder = preset("llama-10m")
+    both = decoder.model_copy(update={"kind": "encoder_decoder", "num_decoder_layers": decoder.num_layers})
+    assert matrix_parameters(both) > 1.9 * matrix_parameters(decoder.model_copy(update={"vocab_size": 1}))
+    assert flops_per_token(both, sequence_tokens=256) > 1.5 * flops_per_token(decoder, sequence_tokens=256)
+    plans = [plan_memory(config, recipe(), machine=LAPTOP) for config in (decoder, both)]
+    assert plans[1].activations > 2.05 * plans[0].activations
+
+
+def test_an_encoder_sees_its_whole_sequence() -> None:
+    decoder = preset("llama-10m")
+    encoder = decoder.model_copy(update={"kind": "encoder"})
+    seen = [flops_per_token(c, sequence_tokens=512) - flops_per_token(c, sequence_tokens=0) for c in (decoder, encoder)]
+    assert seen[1] == pytest.approx(2 * seen[0], rel=0.01)
+
+
+def test_only_the_sliding_layers_see_a_window() -> None:
+    config = preset("llama-10m").model_copy(update={"sliding_window": 64})
+    types = ("full",) + ("sliding",) * (config.num_layers - 1)
+    mixed = config.model_copy(update={"layer_types": types})
+    plain = config.model_copy(update={"sliding_window": None})
+    work = [flops_per_token(c, sequence_tokens=4096) for c in (config, mixed, plain)]
+    assert work[0] < work[1] < work[2]
+
+
+def test_matrix_parameters_leave_out_what_is_looked_up() -> None:
+    tied, untied, learned = preset("llama-1m"), preset("llama-10m"), preset("gpt2-1m")
+    assert matrix_parameters(tied) == tied.parameters()
+    assert matrix_parameters(untied) == untied.parameters() - untied.vocab_size * untied.hidden_size
+    assert matrix_parameters(learned) == learned.parameters() - learned.max_positions * learned.hidden_size
+
+
+@pytest.mark.parametrize("engine", ["single", "ddp", "fsdp2", "pipeline"])
+def test_more_processes_never_need_more_memory_each(engine: str) -> None:
+    config, plain = preset("llama-100m"), recipe(batch_size=32, micro_batch_size=2).model_dump()
+    plain["engine"]["name"] = engine
+    one, eight = (plan_memory(config, Recipe.model_validate(plain), machine=LAPTOP, ranks=n) for n in (2, 8))
+    assert eight.peak <= one.peak
+    shared = {"fsdp2": 1 / 4, "single": 1, "ddp": 1}.get(engine)
+    if shared is not None:
+        assert eight.weights == pytest.approx(one.weights * shared, rel=0.01)
+
+
+def test_fsdp_puts_blocks_together_and_ddp_keeps_its_gradients() -> None:
+    config, plain = preset("llama-100m"), recipe(batch_size=32).model_dump()
+    plans = {}
+    for engine in ("single", "ddp", "fsdp2"):
+        plain["engine"]["name"] = engine
+        plans[engine] = plan_memory(config, Recipe.model_validate(plain), machine=LAPTOP, ranks=4)
+    assert plans["ddp"].buckets == plans["ddp"].gradients and not plans["single"].buckets
+    assert 0 < plans["fsdp2"].gathered < plans["single"].weights * 2
+    assert plans["fsdp2"].peak < plans["single"].peak < plans["ddp"].peak

@@ -4,9 +4,12 @@
               N = sqrt(C / 120) (20 tokens for each parameter, Hoffmann et al. 2022), or where that is below the
               smallest model, from that to three times it
     held out  one run of 27 C, of the size that the law fitted to the others calls best
-    shape     width in steps of 16; depth, heads and MLP in the recipe's own proportions
-    lr, batch lr (C / C0)^-0.125 and batch (C / C0)^0.327 from the recipe's own values at its own compute C0: the
-              exponents of Bi et al. 2024 (DeepSeek LLM, arXiv:2401.02954, section 3.1)
+    shape     width from 16 on; depth, heads and MLP in the recipe's own proportions
+    batch     batch0 (C / C0)^0.327 from the recipe's own at its own compute C0 (the exponent of Bi et al. 2024,
+              DeepSeek LLM, arXiv:2401.02954), but never so large that fewer than 300 updates are left: shorter runs
+              have not left the plateau of word frequencies, and follow no law
+    lr        lr0 sqrt(batch / batch0) width0 / width (Malladi et al. 2022, arXiv:2205.10287; Yang et al. 2022,
+              arXiv:2203.03466)
 
 C = 6 N D throughout, with N = `plan.matrix_parameters`.
 """
@@ -28,11 +31,11 @@ LEVELS, FACTOR, SIZES = 3, 3.0, 4
 SPAN = 3.0
 """Ratio of the largest size on a level to its middle, and of that to the smallest."""
 TOKENS_PER_PARAMETER = 20.0
-LR_POWER, BATCH_POWER = -0.125, 0.3271
-LEAST_UPDATES = 50
+BATCH_POWER = 0.3271
+LEAST_UPDATES = 300
 MOST_EPOCHS = 4.0
 """Repeated so often, data is nearly as good as fresh (Muennighoff et al. 2023, arXiv:2305.16264)."""
-STEP, LEAST_LAYERS = 16, 2
+LEAST_LAYERS = 2
 WIDEST = 1 << 14
 PARTS = SIZES * sum(FACTOR**level for level in range(LEVELS)) + FACTOR**LEVELS
 """Compute of the whole ladder with the held-out run, in units of C."""
@@ -48,9 +51,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Start:
-    """What the recipe itself would do: its compute C0, batch in rows, learning rate and tokens in a full row."""
+    """What the recipe itself would do: its compute C0, width, batch in rows, learning rate and tokens in a full row."""
 
     flops: float
+    width: int
     batch_size: int
     lr: float
     row_tokens: float
@@ -79,7 +83,7 @@ def shapes(config: ModelConfig) -> list[Shape]:
     from trivium.models.config import ModelConfig
 
     found: list[Shape] = []
-    width = 2 * STEP
+    width = 16
     while width <= WIDEST:
         changes = proportioned(config, width)
         fields = {**config.model_dump(exclude={"family"}), **changes}
@@ -87,7 +91,7 @@ def shapes(config: ModelConfig) -> list[Shape]:
         parameters = matrix_parameters(shape)
         if not found or parameters > found[-1].parameters:
             found.append(Shape(changes, parameters))
-        width += STEP if width < 1024 else 8 * STEP
+        width += 8 if width < 64 else 16 if width < 1024 else 128
     return found
 
 
@@ -125,12 +129,14 @@ def nearest_shape(sizes: Sequence[Shape], parameters: float) -> Shape:
 
 
 def make_rung(name: str, level: int, shape: Shape, flops: float, start: Start) -> Rung:
-    """The run of this size with so much compute, batch and learning rate by the rule."""
-    batch = max(1, round(start.batch_size * (flops / start.flops) ** BATCH_POWER))
-    lr = float(f"{start.lr * (flops / start.flops) ** LR_POWER:.3g}")
+    """The run of this size with so much compute, its batch and learning rate by the rules of the file docstring."""
+    rows = flops / 6 / shape.parameters / start.row_tokens
+    wanted = round(start.batch_size * (flops / start.flops) ** BATCH_POWER)
+    batch = max(1, min(wanted, int(rows / LEAST_UPDATES)))
+    lr = start.lr * math.sqrt(batch / start.batch_size) * start.width / shape.changes["hidden_size"]
     per_update = batch * start.row_tokens
-    steps = max(1, round(flops / 6 / shape.parameters / per_update))
-    return Rung(name, level, shape, steps, batch, lr, steps * per_update)
+    steps = max(1, round(rows / batch))
+    return Rung(name, level, shape, steps, batch, float(f"{lr:.3g}"), steps * per_update)
 
 
 def ladder(sizes: Sequence[Shape], flops: float, start: Start) -> list[Rung]:

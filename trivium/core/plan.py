@@ -428,7 +428,7 @@ def refuse_if_impossible(plan: Forecast, machine: Machine) -> None:
             f"are free on {machine.device}",
             where="train.micro_batch_size",
             value=memory.micro_rows,
-            fix=_setting_that_fits(memory, allowed),
+            fix=setting_that_fits(memory, allowed),
         )
     if plan.disk_bytes > machine.disk_free_bytes:
         raise ConfigError(
@@ -439,7 +439,8 @@ def refuse_if_impossible(plan: Forecast, machine: Machine) -> None:
         )
 
 
-def _setting_that_fits(memory: MemoryPlan, allowed: float) -> str:
+def setting_that_fits(memory: MemoryPlan, allowed: float) -> str:
+    """A setting with which the peak is at most `allowed` bytes, in words."""
     for extra, checkpointing in (("", memory.checkpointing), (" train.activation_checkpointing=block", True)):
         rows = memory.rows_that_fit(allowed, checkpointing=checkpointing)
         if rows:

@@ -25,6 +25,7 @@ PROBE_FROM, PROBE_TO = 3, 8
 def session_forecast(session: Session, *, seconds_per_update: float | None = None) -> Forecast:
     """The forecast for an open session."""
     roles = session.trainer.engine.roles.values()
+    frozen = sum(p.numel() for role in roles if not role.trainable for p in role.module.parameters())
     held_out = session.validation_data
     return forecast(
         session.config,
@@ -34,7 +35,7 @@ def session_forecast(session: Session, *, seconds_per_update: float | None = Non
         fill=session.loader.packing_efficiency,
         trained_share=float(session.train_data.table.trained_counts().sum() / session.train_data.lengths.sum()),
         trainable=sum(p.numel() for role in roles for p in role.module.parameters() if p.requires_grad),
-        frozen_roles=sum(not role.trainable for role in roles),
+        frozen_roles=frozen / session.config.parameters(),
         ranks=session.processes.world,
         sequence_tokens=float(session.train_data.lengths.mean()),
         validation_tokens=0 if held_out is None else int(held_out.lengths.sum()),
