@@ -64,7 +64,7 @@ def smoke(command: str, more: str = "") -> str:
         return f"{command} {SMALL} {more}"
     if command.startswith("trivium data "):
         return f"{command} {more}"
-    if command.startswith("trivium tokenizer train "):
+    if command.startswith("trivium tokenizer train ") and "--kind" not in command:
         return f"{command} {SMALL_TOKENIZER}"
     return command
 
