@@ -189,7 +189,8 @@ def _there(row: Row, name: str, what: str) -> None:
 
 
 def _no_column(row: Row, problem: str, what: str, known: Sequence[str]) -> DataError:
-    near = next((name for name in row.values for one in known if nearest(str(name), [one])), None)
+    used = {*TEXT, *(name for pair in PAIRS for name in pair)} if what == "label" else set(LABEL)
+    near = next((name for name in row.values if name not in used and nearest(str(name), known)), None)
     setting = "label" if what == "label" else "text"
     hint = f"did you mean {near!r}? " if near else ""
     return DataError(

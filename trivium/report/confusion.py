@@ -20,7 +20,7 @@ _STYLE = (
     "text{font:13px system-ui,'Segoe UI',Roboto,'Liberation Sans',Arial,sans-serif;fill:#1d2127}"
     ".soft{fill:#565d66}.cell{fill:#2b5f94}.rim{fill:none;stroke:#e3dfd5}.on{fill:#fff}"
     "@media(prefers-color-scheme:dark){text{fill:#e7e5e0}.soft{fill:#a4aab3}.cell{fill:#84b4e6}.rim{stroke:#31363e}"
-    ".on{fill:#15171b}}"
+    ".on,.mid{fill:#15171b}}"
 )
 
 
@@ -53,7 +53,7 @@ def _svg(labels: Sequence[str], matrix: Sequence[Sequence[int]], *, style: str) 
     widest = max((len(label) for label in shown), default=1)
     digits = max((len(f"{count:,}") for row in matrix for count in row), default=1)
     numbers = number <= 15
-    side = max(34.0, digits * 8.0 + 10) if numbers else max(14.0, 460.0 / number)
+    side = max(38.0, digits * 8.0 + 12, min(96.0, 280.0 / number)) if numbers else max(14.0, 460.0 / number)
     left = widest * _LETTER + 34
     slanted = widest * _LETTER > side - 4
     top = (widest * _LETTER * 0.75 if slanted else 16) + 34
@@ -92,7 +92,8 @@ def _row(
             f'width="{side - 2:.1f}" height="{side - 2:.1f}" rx="3" fill-opacity="{0.04 + 0.96 * share:.3f}"/>'
         )
         if numbers:
-            dark = ' class="on"' if share > 0.5 else ' class="soft"' if not count else ""
+            # Letters stay readable in both colour schemes: where the shade is in between, they differ.
+            tone = "on" if share > 0.75 else "mid" if share > 0.5 else "" if count else "soft"
             parts.append(
                 f'<text{dark} x="{x + side / 2:.1f}" y="{y + side / 2 + 4:.1f}" text-anchor="middle">{count:,}</text>'
             )
