@@ -94,9 +94,8 @@ def _row(
         if numbers:
             # Letters stay readable in both colour schemes: where the shade is in between, they differ.
             tone = "on" if share > 0.75 else "mid" if share > 0.5 else "" if count else "soft"
-            parts.append(
-                f'<text{dark} x="{x + side / 2:.1f}" y="{y + side / 2 + 4:.1f}" text-anchor="middle">{count:,}</text>'
-            )
+            place = f'x="{x + side / 2:.1f}" y="{y + side / 2 + 4:.1f}" text-anchor="middle"'
+            parts.append(f'<text class="{tone}" {place}>{count:,}</text>')
         parts.append("</g>")
     return parts
 
