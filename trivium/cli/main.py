@@ -23,6 +23,7 @@ from trivium.cli import (
     config,
     data,
     doctor,
+    eval,
     generate,
     lineage,
     music,
@@ -41,7 +42,7 @@ _EPILOG = (
     "5 interrupted (everything saved), 130 Ctrl-C."
 )
 
-_ORDER = ("quickstart", "data", "tokenizer", "train", "generate", "chat", "lineage", "report")
+_ORDER = ("quickstart", "data", "tokenizer", "train", "eval", "generate", "chat", "lineage", "report")
 """Verbs in the order of the work; the others follow."""
 
 
@@ -67,6 +68,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(plan.app, name="plan")
 app.command()(train.train)
+app.command("eval")(eval.evaluate)
 app.add_typer(compress.app, name="compress")
 app.command()(generate.generate)
 app.command()(chat.chat)
