@@ -54,6 +54,10 @@ class ModelSection(StrictModel):
     """Changes to the preset's shape, by the names of the family's configuration."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     """Data type of the master weights."""
+    word_vectors: str | None = None
+    """Word vectors (a .vec file or a folder of `trivium tokenizer vectors`) that embeddings of a preset start from."""
+    word_vectors_width: Literal["project", "exact"] = "project"
+    """Word vectors of another size than the model's width are projected at random, or refused."""
 
     @model_validator(mode="after")
     def _one_start(self) -> ModelSection:
@@ -66,6 +70,11 @@ class ModelSection(StrictModel):
             raise ConfigError(
                 "model.config changes a preset, but a model folder (model.path) has its shape already",
                 fix="delete model.config, or start from model.preset",
+            )
+        if self.path is not None and self.word_vectors is not None:
+            raise ConfigError(
+                "model.word_vectors starts a preset, but a model folder (model.path) has its embeddings already",
+                fix="delete model.word_vectors, or start from model.preset",
             )
         return self
 
@@ -111,6 +120,17 @@ class LabelSettings(StrictModel):
     """Tokens that neighbouring windows of a long context share (question answering)."""
 
 
+class PairSettings(StrictModel):
+    """How rows of pairs are read: a text to read, and the text to write."""
+
+    source: str | None = None
+    """Column of the text to read, or a language of a column `translation`; default: source, document, article, ..."""
+    target: str | None = None
+    """Column of the text to write; default: target, summary, highlights, ..."""
+    prefix: str = ""
+    """Text put in front of each source, such as T5's `translate English to German: `."""
+
+
 class DataSection(StrictModel):
     """What to train and validate on."""
 
@@ -123,7 +143,7 @@ class DataSection(StrictModel):
     packing: Literal["best_fit", "none"] = "best_fit"
     """Several short sequences in one row, or one sequence per row. The loss is the same either way."""
     truncation: Literal["error", "right", "drop"] = "error"
-    """What to do with an instruction or preference sample longer than a row. Always counted, never silent."""
+    """What to do with an instruction, preference or pair longer than a row. Always counted, never silent."""
     on_error: Literal["error", "quarantine"] = "error"
     """A malformed row stops the run, or is set aside and counted."""
     max_untrained: float = Field(0.02, ge=0, le=1)
@@ -134,6 +154,8 @@ class DataSection(StrictModel):
     """Updates prepared ahead by a background thread."""
     labels: LabelSettings = Field(default_factory=LabelSettings)
     """How rows with labels are read."""
+    pairs: PairSettings = Field(default_factory=PairSettings)
+    """How rows of pairs are read."""
 
 
 class TrainSection(StrictModel):

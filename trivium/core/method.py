@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from trivium.config import StrictModel
+from trivium.errors import ConfigError
 from trivium.lazy import torch
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from trivium.tokenizers.tokenizer import Tokenizer
 
 DataKind = Literal["documents", "instructions", "preferences", "prompts", "labels", "tokens", "questions", "pairs"]
+
+
+NOUNS = {"decoder": "a decoder", "encoder": "an encoder", "encoder_decoder": "an encoder-decoder"}
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,8 @@ class Method:
         """Settings of the method."""
 
     data_kind: ClassVar[DataKind] = "documents"
+    model_kinds: ClassVar[tuple[str, ...]] = ()
+    """Kinds of models it can train (`ModelConfig.kind`); empty: all."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -202,6 +208,20 @@ class Method:
 
     def check(self, recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig) -> None:
         """ConfigError or TokenizerError where this model or tokenizer cannot do it; called before data is read."""
+        if self.model_kinds and model.kind not in self.model_kinds:
+            raise ConfigError(
+                f"this method trains {NOUNS[self.model_kinds[0]]}, the model is {NOUNS[model.kind]}",
+                where="method.name",
+                value=str(recipe.method.get("name")),
+                fix="take another model or method: mlm and electra are for encoders, seq2seq and denoise for "
+                "encoder-decoders, clm and sft for decoders",
+            )
+        if model.kind == "encoder" and recipe.train.sample_prompts:
+            raise ConfigError(
+                "an encoder sees a text from both sides, so it continues no prompts",
+                where="train.sample_prompts",
+                fix="delete this line",
+            )
 
     def head(self, data: Dataset) -> Mapping[str, Any] | None:
         """What the policy must end in, as fields of `ModelConfig`; None: what it has. `data` is the training data."""

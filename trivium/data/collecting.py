@@ -1,4 +1,4 @@
-"""Rows of instructions, preferences and prompts as samples: encoded, fitted into rows, and all accounted for."""
+"""Rows of instructions, preferences, prompts and pairs as samples: encoded, fitted into rows, and all accounted for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,10 +45,10 @@ class Collected:
 
     def dataset(self, kind: Kind, *, parts: Sequence[Part], tokenizer: Tokenizer) -> Dataset:
         """The samples as a data set."""
-        next_token = kind != "prompts"
+        next_token = _next_token(kind)
         table = TokenTable(
             tokens=[self.tokens],
-            trained=[self.trained] if next_token else [None],
+            trained=[None] if kind == "prompts" else [self.trained],
             shard=np.zeros(len(self.lengths), dtype=np.int64),
             start=np.cumsum(self.lengths) - self.lengths,
             length=self.lengths - next_token,
@@ -72,16 +73,25 @@ def collect(sources: Sequence[Source], *, kind: Kind, tokenizer: Tokenizer, sett
     collector = _Collector(kind, tokenizer=tokenizer, settings=settings)
     ends: list[int] = []
     for source in sources:
-        for sample in _read(source, intake, kind=kind, tokenizer=tokenizer):
+        for sample in _read(source, intake, kind=kind, tokenizer=tokenizer, settings=settings):
             collector.add(sample)
         ends.append(collector.samples)
     _refuse_untrained(collector, settings, sources)
     return collector.finish(ends, intake)
 
 
-def _read(source: Source, intake: Intake, *, kind: Kind, tokenizer: Tokenizer) -> Iterator[Sample]:
+def _next_token(kind: Kind) -> bool:
+    """Whether each token predicts the next: prompts predict nothing, and of pairs a method makes its own examples."""
+    return kind not in ("prompts", "pairs")
+
+
+def _read(
+    source: Source, intake: Intake, *, kind: Kind, tokenizer: Tokenizer, settings: DataSection
+) -> Iterator[Sample]:
     """The samples of a source; `trivium/data/<kind>.py` says what a row means."""
     encode_row = importlib.import_module(f"trivium.data.{kind}").encode_row
+    if kind == "pairs":
+        encode_row = partial(encode_row, pairs=settings.pairs)
     shape = source.format if source.format in ROW_SHAPES else "auto"
     for row in read_rows(source, intake):
         try:
@@ -98,7 +108,7 @@ class _Collector:
 
     def __init__(self, kind: Kind, *, tokenizer: Tokenizer, settings: DataSection) -> None:
         self._settings = settings
-        self._next_token = kind != "prompts"
+        self._next_token = _next_token(kind)
         self._dtype = narrowest(tokenizer.vocab_size)
         self._tokens = array("H" if self._dtype.itemsize == 2 else "I")
         self._trained = bytearray()

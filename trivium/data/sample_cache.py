@@ -38,7 +38,9 @@ def collect_on_disk(
         "kind": kind,
         "sources": [fingerprint(source) for source in sources],
         "tokenizer": tokenizer.fingerprint(),
-        "settings": settings.model_dump(include={"sequence_length", "truncation", "on_error", "max_untrained"}),
+        "settings": settings.model_dump(
+            include={"sequence_length", "truncation", "on_error", "max_untrained", "pairs"}
+        ),
     }
     target = cache / f"samples-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]}"
     if target.exists() and not is_whole(target):

@@ -42,6 +42,7 @@ class DirectPreferenceOptimisation(Method):
 
     config: Config
     data_kind = "preferences"
+    model_kinds = ("decoder",)
 
     def roles(self) -> dict[str, Role]:
         """The policy and its frozen reference."""

@@ -57,6 +57,7 @@ class GroupRelativePolicyOptimisation(Method):
 
     config: Config
     data_kind = "prompts"
+    model_kinds = ("decoder",)
 
     def roles(self) -> dict[str, Role]:
         """The policy, and its frozen start if the divergence counts."""

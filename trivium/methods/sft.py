@@ -37,6 +37,7 @@ class SupervisedFineTuning(Method):
 
     config: Config
     data_kind = "instructions"
+    model_kinds = ("decoder",)
 
     def loss(self, batch: Batch) -> Terms:
         """Negative log-likelihood of every answer token."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,13 @@ class Example:
     source: Ints | None = None
     prefix: int = 0
     fields: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+class Corrupted(NamedTuple):
+    """A damaged text, and what is asked for: what is missing, or the whole."""
+
+    source: Ints
+    target: Ints
 
 
 def collate(

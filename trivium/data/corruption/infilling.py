@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from trivium.data.corruption.example import Corrupted
 from trivium.data.table import Ints
 
 
@@ -52,6 +53,29 @@ def delete_tokens(ids: Ints, random: np.random.Generator, *, rate: float) -> Int
 def rotate(ids: Ints, random: np.random.Generator) -> Ints:
     """The text begins at any of its tokens, and what stood before follows its end."""
     return np.roll(ids, -int(random.integers(len(ids)))) if len(ids) else ids
+
+
+def damage(
+    ids: Ints,
+    random: np.random.Generator,
+    *,
+    mask_id: int,
+    ends: NDArray[np.bool_],
+    rate: float = 0.3,
+    mean_length: float = 3.0,
+    permute: float = 1.0,
+    delete: float = 0.0,
+    rotated: float = 0.0,
+) -> Corrupted:
+    """All noises, in the order of BART's code; the target is the text.
+
+    ends: [V] tokens that end a sentence. permute: share of the sentences that move. rotated: chance to be turned.
+    """
+    source = permute_sentences(ids, random, ends=ends[ids], share=permute) if permute else ids
+    source = infill(source, random, mask_id=mask_id, rate=rate, mean_length=mean_length)
+    source = delete_tokens(source, random, rate=delete) if delete else source
+    source = rotate(source, random) if rotated and random.random() < rotated else source
+    return Corrupted(source, ids)
 
 
 def _poisson_lengths(total: int, random: np.random.Generator, mean: float) -> Ints:

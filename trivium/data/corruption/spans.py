@@ -14,20 +14,12 @@ every token is as likely to be noise as any other; a span may then lie over the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trivium.data.corruption.example import tokens
+from trivium.data.corruption.example import Corrupted, tokens
 from trivium.data.table import Ints
-
-
-class Corrupted(NamedTuple):
-    """A text with holes, and what was in them."""
-
-    source: Ints
-    target: Ints
 
 
 def noise_counts(length: int, *, rate: float, mean_length: float) -> tuple[int, int]:

@@ -14,11 +14,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from trivium.data.corruption.example import tokens
-from trivium.data.corruption.spans import Corrupted, continue_text, corrupt_spans
+from trivium.data.corruption.example import Corrupted, tokens
+from trivium.data.corruption.spans import continue_text, corrupt_spans
 from trivium.data.table import Ints
 
 Mode = Literal["R", "S", "X"]
+MODES: tuple[Mode, ...] = ("R", "S", "X")
 
 
 class Denoiser(NamedTuple):
