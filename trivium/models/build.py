@@ -121,17 +121,29 @@ def initial_weight(name: str, shape: tuple[int, ...], config: ModelConfig, *, se
 
     Norms are the identity and biases zero. All other weights are normal with standard deviation `init_std`; where
     nothing normalises the residual stream, the last linear layer of each branch is divided by sqrt(2 * num_layers), so
-    that the stream keeps its size however many branches add to it (GPT-2, Radford et al. 2019). Each parameter has its
-    own random stream, from (seed, name): the same on every device, and untouched by the others or by torch's global
-    random state.
+    that the stream keeps its size however many branches add to it (GPT-2, Radford et al. 2019). With `init` "fan_in" a
+    layer is divided by the root of its inputs instead (T5, Raffel et al. 2020). Each parameter has its own random
+    stream, from (seed, name): the same on every device, and untouched by the others or by torch's global random state.
     """
     if name.endswith(".bias"):
         return torch.zeros(shape, dtype=torch.float32)
     if "norm" in name:
         return torch.full(shape, 1.0 - config.norm_offset, dtype=torch.float32)
-    residual = config.norm_placement == "pre" and name.endswith((".output.weight", ".down.weight"))
-    scale = config.init_std / math.sqrt(2 * config.num_layers) if residual else config.init_std
+    scale = config.init_std * _share(name, shape, config)
     return torch.empty(shape, dtype=torch.float32).normal_(0.0, scale, generator=_stream(seed, name))
+
+
+def _share(name: str, shape: tuple[int, ...], config: ModelConfig) -> float:
+    """Factor on the standard deviation of one parameter."""
+    if config.init == "fan_in":
+        if name.endswith("embed.weight"):
+            return 1.0
+        inputs = config.hidden_size if name.endswith("relative_bias.weight") else shape[1]
+        # Where scores are not divided by the root of the head's width, the queries are.
+        unscaled = name.endswith(".query.weight") and config.attention_scale == 1.0
+        return float(inputs * (config.head_dim if unscaled else 1)) ** -0.5
+    residual = config.norm_placement == "pre" and name.endswith((".output.weight", ".down.weight"))
+    return 1 / math.sqrt(2 * config.num_layers) if residual else 1.0
 
 
 def _stream(seed: int, name: str) -> torch.Generator:

@@ -203,8 +203,10 @@ class ModelConfig(StrictModel):
     """On the attention weights, in training."""
     activation_dropout: float = Field(0.0, ge=0, lt=1)
     """Inside of a plain MLP, after the activation, in training."""
+    init: Literal["normal", "fan_in"] = "normal"
+    """One standard deviation for all initial weights, or each divided by the root of what it adds up (T5)."""
     init_std: float = Field(0.02, gt=0)
-    """Standard deviation of the initial weights."""
+    """Standard deviation of the initial weights; with `fan_in` that of the embeddings, and the factor on the others."""
     bos_id: int | None = Field(None, ge=0)
     """Token that begins a document."""
     eos_id: int | tuple[int, ...] | None = None

@@ -21,6 +21,8 @@ _ALWAYS: dict[str, Any] = {
     "norm": "rmsnorm",
     "norm_eps": 1e-6,
     "attention_scale": 1.0,
+    "init": "fan_in",
+    "init_std": 1.0,
     "eos_id": 1,
     "pad_id": 0,
     "start_id": 0,
@@ -148,7 +150,7 @@ FIELDS = {
     "embedding_dropout": "dropout_rate",
     "attention_dropout": "dropout_rate",
     "activation_dropout": "dropout_rate",
-    "init_std": "init_std",
+    "init_std": "initializer_factor",
     "start_id": "decoder_start_token_id",
 }
 
@@ -165,7 +167,7 @@ HF_DEFAULTS: dict[str, Any] = {
     "layer_norm_epsilon": 1e-6,
     "tie_word_embeddings": True,
     "dropout_rate": 0.1,
-    "init_std": 0.02,
+    "initializer_factor": 1.0,
     "eos_token_id": 1,
     "pad_token_id": 0,
     "decoder_start_token_id": 0,
