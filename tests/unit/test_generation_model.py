@@ -224,8 +224,8 @@ def test_defaults_of_the_folder(folder: Path) -> None:
 
 def test_settings_of_the_folder_that_are_not_built_are_told(tmp_path: Path) -> None:
     path = tmp_path / "generation_config.json"
-    path.write_text(json.dumps({"num_beams": 4, "no_repeat_ngram_size": 0, "top_k": None}))
-    with pytest.warns(UserWarning, match="num_beams=4"):
+    path.write_text(json.dumps({"penalty_alpha": 0.6, "typical_p": 1.0, "top_k": None}))
+    with pytest.warns(UserWarning, match="penalty_alpha=0.6"):
         read_defaults(tmp_path)
     path.write_text(json.dumps({"num_beams": 1, "pad_token_id": 0, "transformers_version": "5.0.0"}))
     with warnings.catch_warnings():

@@ -135,6 +135,9 @@ class Search:
                 group.ended.append(
                     Ended(beam.score / length**self.beams.length_penalty, beam, "eos" if stopped else "length")
                 )
+        if not candidates or candidates[0].score == _DEAD:  # no token is allowed any more
+            self._end(group, "length")
+            return
         group.running = running[: self.width]
         group.ended = sorted(group.ended, key=lambda ended: -ended.score)[: self.width]
         group.done = not group.running or self._is_enough(group, length)
@@ -152,9 +155,14 @@ class Search:
     def stop(self) -> None:
         """Ends the search where it stands; unfinished beams become answers."""
         for group in self.groups:
-            penalty = max(self.length, 1) ** self.beams.length_penalty
-            group.ended += [Ended(beam.score / penalty, beam, "cancelled") for beam in group.running if not group.done]
-            group.done = True
+            if not group.done:
+                self._end(group, "cancelled")
+
+    def _end(self, group: Group, reason: FinishReason) -> None:
+        """The running beams become answers as they are."""
+        penalty = max(self.length, 1) ** self.beams.length_penalty
+        group.ended += [Ended(beam.score / penalty, beam, reason) for beam in group.running]
+        group.running, group.done = [], True
 
     def answers(self, count: int) -> list[Completion]:
         """The best `count` answers of all groups, best first; fewer if fewer were found."""
@@ -210,7 +218,7 @@ def run(
     max_rows: int = 64,
     should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[Search]:
-    """Runs searches with the same settings, batch after batch; yields each when it is done."""
+    """Runs searches with the same beams, batch after batch; yields each when it is done."""
     check_generates(module.config)
     with evaluating(module):
         for batch in batches(searches, max_rows, width=searches[0].beams.num_beams):
@@ -226,7 +234,7 @@ def run(
 
 
 def search(searches: Sequence[Search], reader: Reader) -> Iterator[list[Search]]:
-    """Runs searches with the same settings side by side; yields after each step those that went on.
+    """Runs searches with the same beams side by side; yields after each step those that went on.
 
     Every search is done when the iterator is exhausted; between two steps the caller may `stop` any.
     """
@@ -285,28 +293,21 @@ def _step(live: Sequence[Search], logits: Tensor) -> None:
 
 def _ranked(live: Sequence[Search], rows: Sequence[Beam], plain: Tensor) -> Tensor:
     """[R, V] the log-probabilities as the search sees them: repetitions penalised, forbidden tokens out."""
-    sampling = live[0].sampling
+    owners = [each for each in live for _ in range(each.beams.num_beams)]
+    penalty = live[0].sampling.repetition_penalty
     scores = plain
-    if sampling.repetition_penalty != 1:
+    if penalty != 1:
         scores = scores.clone()
-        for row, ids in enumerate(_histories(live, rows)):
-            seen = torch.tensor(sorted(set(ids)), device=scores.device)
-            # They are negative, so the penalty multiplies them.
-            scores[row, seen] *= sampling.repetition_penalty
-    if constrained(sampling):
-        owners = [each for each in live for _ in range(each.beams.num_beams)]
+        for row, (each, beam) in enumerate(zip(owners, rows, strict=True)):
+            seen = torch.tensor(sorted({*each.prompt, *beam.ids}), device=scores.device)
+            scores[row, seen] *= penalty  # log-probabilities are negative
+    if any(constrained(each.sampling) for each in live):
         states = (
-            Row(sampling, each.prompt, beam.ids, each.max_new_tokens, each.eos_ids, each.opens)
+            Row(each.sampling, each.prompt, beam.ids, each.max_new_tokens, each.eos_ids, each.opens)
             for each, beam in zip(owners, rows, strict=True)
         )
         scores = constrain(scores, states, forced_score=0.0)
     return scores
-
-
-def _histories(live: Sequence[Search], rows: Sequence[Beam]) -> Iterator[list[int]]:
-    count = live[0].beams.num_beams
-    for number, beam in enumerate(rows):
-        yield [*live[number // count].prompt, *beam.ids]
 
 
 def _chosen(live: Sequence[Search], groups: int, vocabulary: int, device: torch.device) -> Tensor:

@@ -8,37 +8,28 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from trivium.errors import ModelError, TriviumError
-from trivium.inference.request import Sampling
+from trivium.inference.request import Beams, Sampling
 from trivium.inference.stopping import check_stop
 
 _FILE = "generation_config.json"
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "num_beams": (1,),
-    "num_beam_groups": (1,),
-    "no_repeat_ngram_size": (0,),
     "encoder_no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1,),
-    "diversity_penalty": (0,),
-    "length_penalty": (1,),
     "typical_p": (1,),
     "top_h": (),
     "epsilon_cutoff": (0,),
     "eta_cutoff": (0,),
     "penalty_alpha": (0,),
     "guidance_scale": (1,),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
     "sequence_bias": (),
     "bad_words_ids": (),
     "suppress_tokens": ([],),
     "begin_suppress_tokens": ([],),
-    "forced_bos_token_id": (),
-    "forced_eos_token_id": (),
     "exponential_decay_length_penalty": (),
     "watermarking_config": (),
 }
@@ -50,14 +41,20 @@ class Defaults:
     """Settings used where the caller gives none.
 
     sampling:       `do_sample: false` is temperature 0; without a word about it, the model's own distribution.
+    chance:         `do_sample`, if the folder says it.
+    beams:          beam search, if the folder asks for it.
     max_new_tokens: longest answer, or None.
-    max_length:     longest prompt and answer together, or None.
+    max_length:     longest prompt and answer together, or None. Of an encoder-decoder the source does not count.
+    min_length:     shortest prompt and answer together, or None.
     stop:           stop strings.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
+    chance: bool | None = None
+    beams: Beams = field(default_factory=Beams)
     max_new_tokens: int | None = None
     max_length: int | None = None
+    min_length: int | None = None
     stop: tuple[str, ...] = ()
 
 
@@ -96,14 +93,29 @@ def _defaults(values: Mapping[str, Any]) -> Defaults:
         top_p=1.0 if greedy else given("top_p", 1.0),
         min_p=0.0 if greedy else given("min_p", 0.0),
         repetition_penalty=given("repetition_penalty", 1.0),
+        no_repeat_ngram_size=given("no_repeat_ngram_size", 0),
+        min_new_tokens=given("min_new_tokens", 0),
+        forced_bos_id=_one(values.get("forced_bos_token_id")),
+        forced_eos_id=_one(values.get("forced_eos_token_id")),
     )
+    beams = Beams()
+    if given("num_beams", 1) != 1:
+        beams = Beams(**{item.name: given(item.name, getattr(beams, item.name)) for item in fields(Beams)})
     stop = given("stop_strings", ())
     return Defaults(
         sampling,
+        chance=values.get("do_sample"),
+        beams=beams,
         max_new_tokens=values.get("max_new_tokens"),
         max_length=values.get("max_length"),
+        min_length=values.get("min_length"),
         stop=check_stop(stop),
     )
+
+
+def _one(token: Any) -> Any:
+    """A token, also where the file has it as a list of one."""
+    return token[0] if isinstance(token, list) and len(token) == 1 else token
 
 
 def _warn_of_others(values: Mapping[str, Any], path: Path) -> None:

@@ -11,22 +11,27 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trivium.data.batch import make_batch
+from trivium.data.batch import Layout, Source, make_batch
+from trivium.data.sides import target_frame, text_frame
 from trivium.errors import ModelError, TriviumError
 from trivium.inference import classify
+from trivium.inference.beams import Search
+from trivium.inference.beams import run as run_searches
 from trivium.inference.classify import Answer, Classified, Texts
 from trivium.inference.decisions import Decisions, read_decisions
 from trivium.inference.defaults import Defaults, read_defaults
-from trivium.inference.engine import Sample, check_room, decode, evaluating
-from trivium.inference.request import FinishReason, check_number, check_seed, random_stream
-from trivium.inference.stopping import TextStream, check_stop
+from trivium.inference.engine import Sample, check_generates, check_room, context_length, decode, evaluating, opening
+from trivium.inference.request import Beams, FinishReason, Sampling, check_number, check_seed, random_stream
+from trivium.inference.settings import Settings, settle
+from trivium.inference.stopping import TextStream
 from trivium.losses.tokens import token_logprobs
 from trivium.models.folder import DTYPES, load_model
 from trivium.models.transformer import Transformer
@@ -37,20 +42,20 @@ Messages = Sequence[Mapping[str, Any]]
 Prompt = str | Messages
 """A text to continue, or a conversation to answer."""
 
-DEFAULT_NEW_TOKENS = 256
-"""Longest answer where neither the caller nor the model folder names one."""
-
 _MOST_ROWS = 64
 _SCORED_AT_ONCE = 1 << 14
-_FILTERS = ("top_k", "top_p", "min_p")
 
 
 class Options(TypedDict, total=False):
     """Settings of one generation; what is missing or None comes from the model folder's generation_config.json.
 
     max_new_tokens: longest answer; default 256, or what the context leaves.
-    temperature, top_k, top_p, min_p, repetition_penalty: see `trivium.inference.request.Sampling`; default: the
-                    model's own distribution (temperature 1). 0 is greedy.
+    temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size, min_new_tokens, forced_bos_id,
+    forced_eos_id:  see `trivium.inference.request.Sampling`; default: the model's own distribution (temperature 1),
+                    of an encoder-decoder greedy (temperature 0).
+    num_beams, length_penalty, early_stopping, num_beam_groups, diversity_penalty: beam search, see
+                    `trivium.inference.request.Beams`; default: none. `n` answers are then the n best ones.
+    prefix:         text that the answer of an encoder-decoder begins with; it is not part of it.
     stop:           one or several strings at which the answer ends; they are not part of it.
     seed:           the same seed gives a prompt the same answers; default: a new one each time.
     should_stop:    asked before each token; True ends the answers as they stand.
@@ -63,6 +68,16 @@ class Options(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     repetition_penalty: float | None
+    no_repeat_ngram_size: int | None
+    min_new_tokens: int | None
+    forced_bos_id: int | None
+    forced_eos_id: int | None
+    num_beams: int | None
+    length_penalty: float | None
+    early_stopping: bool | Literal["never"] | None
+    num_beam_groups: int | None
+    diversity_penalty: float | None
+    prefix: str | None
     stop: str | Sequence[str] | None
     seed: int | None
     should_stop: Callable[[], bool] | None
@@ -78,8 +93,9 @@ class Generation:
     logprobs:          natural-log probability of each under the model itself (temperature 1, nothing filtered).
     sampling_logprobs: the same under the distribution it was drawn from.
     finish_reason:     "eos", "stop" (a stop string), "length" or "cancelled".
-    prompt_tokens:     how many tokens the prompt has.
+    prompt_tokens:     how many tokens the prompt has; of an encoder-decoder the source.
     seed, sample:      with these the answer can be had again.
+    score:             of a beam search: log-probability of the answer over length ** length_penalty.
     """
 
     text: str
@@ -90,6 +106,7 @@ class Generation:
     prompt_tokens: int
     seed: int
     sample: int
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -141,17 +158,29 @@ class _Answer:
             completion.logprobs,
             completion.sampling_logprobs,
             completion.finish_reason,
-            prompt_tokens=len(self.sample.prompt),
+            prompt_tokens=len(self.sample.source or self.sample.prompt),
             seed=self.seed,
             sample=self.number,
         )
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt, encoded and checked; what an answer to it may be."""
+
+    prompt: list[int]
+    source: list[int]
+    sampling: Sampling
+    max_new_tokens: int
+    eos_ids: frozenset[int]
+    seed: int
+
+
 class Stream:
     """Pieces of one answer, as they appear; after the last one `result` knows everything about it."""
 
-    def __init__(self, pieces: Iterator[str], answer: _Answer) -> None:
-        self._pieces, self._answer = pieces, answer
+    def __init__(self, pieces: Iterator[str], result: Callable[[], Generation]) -> None:
+        self._pieces, self._result = pieces, result
 
     def __iter__(self) -> Iterator[str]:
         return self._pieces
@@ -162,7 +191,7 @@ class Stream:
     @property
     def result(self) -> Generation:
         """The answer as far as it has come."""
-        return self._answer.result()
+        return self._result()
 
 
 class LanguageModel:
@@ -243,16 +272,26 @@ class LanguageModel:
 
         Every prompt is checked before the first answer. The n answers to one prompt follow each other.
         """
-        answers = self._answers(_as_list(prompts)[0], n, options)
-        return self._in_order(answers, options)
+        settings, asked = self._asked(_as_list(prompts)[0], n, options)
+        if settings.searches:
+            return self._search(asked, settings.beams, n, options)
+        return self._in_order(self._answers(asked, settings.stop, n), options)
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Stream:
-        """The same answer as `generate`, piece by piece as it appears; text that may still change is held back."""
+        """The same answer as `generate`, piece by piece as it appears; text that may still change is held back.
+
+        Beam search knows its answer at the end only, so that comes in one piece.
+        """
         prompts, single = _as_list(prompt)
         if not single:
             raise TriviumError("only one prompt can be streamed", value=f"{len(prompts)} prompts", fix="use generate")
-        answers = self._answers(prompts, 1, options)
-        return Stream((piece for _, piece in self._run(answers, options) if piece), answers[0])
+        settings, asked = self._asked(prompts, 1, options)
+        if settings.searches:
+            found = self._search(asked, settings.beams, 1, options)
+            results: list[Generation] = []
+            return Stream(_texts_of(found, results), lambda: results[0])
+        answers = self._answers(asked, settings.stop, 1)
+        return Stream((piece for _, piece in self._run(answers, options) if piece), answers[0].result)
 
     def chat(self, messages: Messages, **options: Unpack[Options]) -> str:
         """The assistant's next message in a conversation, as text."""
@@ -274,24 +313,45 @@ class LanguageModel:
         return classify.answer(self, [(question, context)], stride=stride, allow_none=allow_none)[0]
 
     @overload
-    def score(self, text: str) -> Score: ...
+    def score(self, text: str, *, source: str | None = None) -> Score: ...
 
     @overload
-    def score(self, text: list[str]) -> list[Score]: ...
+    def score(self, text: list[str], *, source: list[str] | None = None) -> list[Score]: ...
 
-    def score(self, text: str | list[str]) -> Score | list[Score]:
-        """The log-probability of each token of a text, or of each of several texts (computed together)."""
+    def score(self, text: str | list[str], *, source: str | list[str] | None = None) -> Score | list[Score]:
+        """The log-probability of each token of a text, or of each of several texts (computed together).
+
+        source: of an encoder-decoder what each text answers; the end token is scored too.
+        """
+        check_generates(self.module.config)
         texts = [text] if isinstance(text, str) else text
-        opened = self.tokenizer.adds_bos
-        rows = [self.tokenizer.encode(each, bos=opened) for each in texts]
+        sources = [] if source is None else [source] if isinstance(source, str) else source
+        opens = self.module.config.kind == "encoder_decoder"
+        if len(sources) != opens * len(texts):
+            raise TriviumError(
+                "each text needs its source" if opens else "only an encoder-decoder has sources",
+                where="source",
+                value=f"{len(texts)} texts, {len(sources)} sources",
+            )
+        rows = [self._scored(each) for each in texts]
+        hidden = opens or self.tokenizer.adds_bos
         for number, ids in enumerate(rows):
-            self._check_scored(ids, opened, f"text {number}")
+            self._check_scored(ids, hidden, f"text {number}")
         scores = []
-        for ids, logprobs in zip(rows, self._logprobs(rows), strict=True):
-            own = ids[1:] if opened else ids
-            known: list[float | None] = [*logprobs] if opened else [None, *logprobs]
+        for ids, logprobs in zip(rows, self._logprobs(rows, [self._encoded(each) for each in sources]), strict=True):
+            own = ids[1:] if hidden else ids
+            known: list[float | None] = [*logprobs] if hidden else [None, *logprobs]
             scores.append(Score([self.tokenizer.decode([token], skip_special=False) for token in own], own, known))
         return scores[0] if isinstance(text, str) else scores
+
+    def _scored(self, text: str) -> list[int]:
+        """The text, behind what opens it."""
+        config = self.module.config
+        if config.kind != "encoder_decoder":
+            return self.tokenizer.encode(text, bos=self.tokenizer.adds_bos)
+        start, _ = opening(config, [0], where="text")
+        ids = np.array(self.tokenizer.encode(text), dtype=np.int64)
+        return [*start, *target_frame(self.tokenizer).around(ids).tolist()]
 
     def _check_scored(self, ids: Sequence[int], opened: bool, where: str) -> None:
         if len(ids) <= opened:
@@ -304,8 +364,8 @@ class LanguageModel:
                 fix="score it in parts",
             )
 
-    def _logprobs(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-probability of each token but the first, row by row."""
+    def _logprobs(self, rows: Sequence[Sequence[int]], sources: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probability of each token but the first, row by row; `sources`: one for each row, or none."""
         results: list[list[float]] = [[] for _ in rows]
         for numbers in _groups([len(ids) - 1 for ids in rows]):
             batch = make_batch([rows[number] for number in numbers]).to(self.device)
@@ -314,51 +374,90 @@ class LanguageModel:
             def then(hidden: Tensor, head: nn.Linear, targets: Tensor = targets) -> Tensor:
                 return token_logprobs(hidden, head, targets)
 
+            source = None
+            if sources:
+                read = [sources[number] for number in numbers]
+                ids = torch.tensor([token for each in read for token in each], device=self.device)
+                source = Source(ids, Layout(tuple(map(len, read))))
             with torch.no_grad(), evaluating(self.module):
-                values = self.module(batch.input_ids, batch.layout, then=then).tolist()
+                values = self.module(batch.input_ids, batch.layout, then=then, source=source).tolist()
             for number, (start, end) in zip(numbers, batch.layout.spans(), strict=True):
                 results[number] = values[start:end]
         return results
 
-    def _answers(self, prompts: Sequence[Prompt], n: int, options: Options) -> list[_Answer]:
-        """Everything checked and encoded, before any work: n answers for each prompt."""
+    def _asked(self, prompts: Sequence[Prompt], n: int, options: Options) -> tuple[Settings, list[_Asked]]:
+        """Everything checked and encoded, before any work."""
         _check_names(options)
-        check_number("n", n, at_least=1, whole=True, fix="use a whole number from 1 up")
-        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        check_number("max_rows", given.get("max_rows", 1), at_least=1, whole=True, fix="use a whole number from 1 up")
-        sampling = replace(
-            self.defaults.sampling,
-            **{name: value for name, value in given.items() if name in self.defaults.sampling.__dataclass_fields__},
-        )
-        if sampling.greedy:
-            _check_greedy(given, n)
-        stop = check_stop(given["stop"]) if "stop" in given else self.defaults.stop
-        answers = []
+        config = self.module.config
+        check_generates(config)
+        opens = config.kind == "encoder_decoder"
+        settings = settle(options, self.defaults, n=n, answers=opens)
+        prefix = self.tokenizer.encode(options.get("prefix") or "")
+        asked = []
         for number, prompt in enumerate(prompts):
-            ids = self.tokenizer.encode_prompt(prompt)
             where = "prompt" if len(prompts) == 1 else f"prompt {number}"
-            room = self._room(ids, given.get("max_new_tokens"), where)
+            start, source = opening(config, self._encoded(prompt), prefix, where=where)
+            check_room(start, settings.max_new_tokens or 1, context=context_length(config), where=where)
+            length = settings.length(len(start), room=context_length(config))
             eos_ids = self._eos_ids(chat=not isinstance(prompt, str))
-            seed = given.get("seed", secrets.randbits(32))
+            seed = options.get("seed")
+            seed = secrets.randbits(32) if seed is None else seed
             check_seed(seed)
-            for sample in range(n):
-                stream = random_stream(seed, ids, sample)
+            asked.append(_Asked(start, source, settings.sampling_for(len(start), length), length, eos_ids, seed))
+        return settings, asked
+
+    def _encoded(self, prompt: Prompt) -> list[int]:
+        """What a decoder continues, or an encoder reads."""
+        if self.module.config.kind != "encoder_decoder":
+            return self.tokenizer.encode_prompt(prompt)
+        if not isinstance(prompt, str):
+            raise TriviumError("an encoder-decoder answers a text, not a conversation", where="prompt", value=prompt)
+        ids: list[int] = (
+            text_frame(self.tokenizer).around(np.array(self.tokenizer.encode(prompt), dtype=np.int64)).tolist()
+        )
+        return ids
+
+    def _answers(self, asked: Sequence[_Asked], stop: Sequence[str], n: int) -> list[_Answer]:
+        """n answers for each prompt, without a token yet."""
+        answers = []
+        for each in asked:
+            for number in range(n):
+                stream = random_stream(each.seed, [*each.source, *each.prompt], number)
                 text = TextStream(self.tokenizer.stream(), stop)
-                answers.append(_Answer(Sample(ids, sampling, room, stream, eos_ids), text, seed, sample))
+                sample = Sample(
+                    each.prompt, each.sampling, each.max_new_tokens, stream, each.eos_ids, source=each.source
+                )
+                answers.append(_Answer(sample, text, each.seed, number))
         return answers
 
-    def _room(self, ids: Sequence[int], wanted: int | None, where: str) -> int:
-        """How many tokens the answer may have; an answer asked for explicitly must fit the context."""
-        if wanted is not None:
-            check_number("max_new_tokens", wanted, at_least=1, whole=True, fix="use a whole number from 1 up")
-            check_room(ids, wanted, context=self.context_length, where=where)
-            return wanted
-        check_room(ids, 1, context=self.context_length, where=where)
-        defaults = self.defaults
-        limits = [self.context_length - len(ids), defaults.max_new_tokens or DEFAULT_NEW_TOKENS]
-        if defaults.max_new_tokens is None and defaults.max_length is not None and defaults.max_length > len(ids):
-            limits[1] = defaults.max_length - len(ids)
-        return min(limits)
+    def _search(self, asked: Sequence[_Asked], beams: Beams, n: int, options: Options) -> Iterator[Generation]:
+        """The n best answers to each prompt, in order."""
+        opens = self.module.config.kind == "encoder_decoder"
+        searches = [
+            Search(each.prompt, each.max_new_tokens, beams, each.sampling, each.eos_ids, opens, each.source)
+            for each in asked
+        ]
+        waiting = deque(zip(asked, searches, strict=True))
+        rows, stopped = options.get("max_rows") or _MOST_ROWS, options.get("should_stop")
+        for _ in run_searches(self.module, searches, max_rows=rows, should_stop=stopped):
+            while waiting and waiting[0][1].done:
+                yield from self._found(*waiting.popleft(), n)
+        for each, search in waiting:
+            yield from self._found(each, search, n)
+
+    def _found(self, asked: _Asked, search: Search, n: int) -> Iterator[Generation]:
+        for number, completion in enumerate(search.answers(n)):
+            yield Generation(
+                self.tokenizer.decode(completion.ids),
+                completion.ids,
+                completion.logprobs,
+                completion.sampling_logprobs,
+                completion.finish_reason,
+                prompt_tokens=len(asked.source or asked.prompt),
+                seed=asked.seed,
+                sample=number,
+                score=completion.score,
+            )
 
     def _run(self, answers: Sequence[_Answer], options: Options) -> Iterator[tuple[_Answer, str]]:
         """Decodes; yields each answer with the text it has just released."""
@@ -456,27 +555,18 @@ def _are_messages(value: object) -> bool:
     return isinstance(value, Sequence) and all(isinstance(item, Mapping) for item in value)
 
 
+def _texts_of(found: Iterator[Generation], results: list[Generation]) -> Iterator[str]:
+    """The texts of answers, which are put into `results` as they come."""
+    for each in found:
+        results.append(each)
+        yield each.text
+
+
 def _check_names(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in Options.__annotations__:
             near = nearest(name, Options.__annotations__)
             raise TypeError(f"unknown option {name!r}" + (f"; did you mean {near!r}?" if near else ""))
-
-
-def _check_greedy(given: Mapping[str, Any], n: int) -> None:
-    """Refuses what could have no effect without chance."""
-    if n > 1:
-        raise TriviumError(
-            "several answers without chance would all be the same", where="n", value=n, fix="set temperature above 0"
-        )
-    idle = [name for name in _FILTERS if name in given]
-    if idle and "temperature" not in given:
-        raise TriviumError(
-            f"{idle[0]} has no effect: this model folder asks for greedy decoding",
-            where=idle[0],
-            value=given[idle[0]],
-            fix="set temperature above 0 as well",
-        )
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:
