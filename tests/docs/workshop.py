@@ -11,6 +11,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,9 +54,30 @@ def write_corpus(folder: Path) -> None:
         "preferences": [{"prompt": f"What is a {w}?", "chosen": "A thing.", "rejected": "No."} for w in words],
         "prompts": [{"prompt": f"What is a {word}?", "answer": "A thing."} for word in words],
     }
-    for name, lines in rows.items():
+    for name, lines in (rows | labelled_rows(words)).items():
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "data" / f"{name}.jsonl").write_text(text)
+    sentences = "".join(f"Ada B-PER\nhas O\na O\n{word} O\n\n" for word in words)
+    for name in ("names", "names-held-out"):
+        (folder / "data" / f"{name}.conll").write_text(sentences)
+
+
+def labelled_rows(words: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Rows with labels of every kind, and the same once more as held-out data."""
+    rows: dict[str, list[dict[str, Any]]] = {
+        "reviews": [{"text": f"A {word} of the film.", "label": ("good", "bad")[len(word) % 2]} for word in words],
+        "topics": [{"text": f"A {word}.", "labels": [word[0], word[1]]} for word in words],
+        "ratings": [{"text": f"A {word} of the film.", "score": len(word) / 2} for word in words],
+        "questions": [
+            {
+                "context": f"Ada has a {word}.",
+                "question": "What does Ada have?",
+                "answers": {"text": [word], "answer_start": [10]},
+            }
+            for word in words
+        ],
+    }
+    return rows | {f"{name}-held-out": lines for name, lines in rows.items()}
 
 
 def smoke(command: str, more: str = "") -> str:

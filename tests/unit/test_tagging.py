@@ -150,8 +150,9 @@ def test_long_contexts_become_windows_that_overlap(tokenizer: Tokenizer) -> None
 
 def test_windows_without_the_answer_have_none(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = write_rows(tmp_path / "r.jsonl", [question("1843"), question(None)])
-    dataset = opened(path, tokenizer, "questions", length=48, labels={"stride": 2})
     framing = framing_of(tokenizer)
+    whole = cut_context("Where does Ada live?", CONTEXT, tokenizer, framing, length=500, stride=2)[0]
+    dataset = opened(path, tokenizer, "questions", length=len(whole.ids) - 8, labels={"stride": 2})
     empty = [framing.empty_answer(int(length)) for length in dataset.lengths]
     answered = [int(start) != none for start, none in zip(dataset.fields["start"], empty, strict=True)]
     half = len(dataset) // 2
