@@ -17,7 +17,7 @@ from trivium.drivers.scaling import Data, remarks, scaling
 from trivium.errors import ConfigError, DataError, Interrupted
 from trivium.models.build import preset
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,7 @@ def test_a_ladder_is_run_stopped_continued_checked_and_reported(
     world: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trivium.core.ladder.LEAST_UPDATES", 20)
+    monkeypatch.setattr("trivium.core.ladder.GOOD_UPDATES", 20)
     asked: dict[str, Any] = {"flops": 3.5e10, "target_flops": 1e12}
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         interrupt_at(patch, 15)

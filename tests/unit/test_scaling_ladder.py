@@ -9,6 +9,7 @@ import pytest
 
 from trivium.core.ladder import (
     FACTOR,
+    GOOD_UPDATES,
     LEAST_UPDATES,
     LEVELS,
     PARTS,
@@ -64,12 +65,19 @@ def test_levels_have_equal_compute_and_the_sum_is_the_budget(flops: float) -> No
 def test_the_learning_rate_falls_with_width_and_grows_with_the_root_of_the_batch() -> None:
     sizes = shapes(CONFIG)
     own = next(shape for shape in sizes if shape.changes["hidden_size"] == 192)
-    same = make_rung("same", 0, own, START.flops, START)
+    long = Start(**{**vars(START), "flops": 1e15})
+    same = make_rung("same", 0, own, 1e15, long)
     assert (same.batch_size, same.lr) == (START.batch_size, START.lr)
     wide = next(shape for shape in sizes if shape.changes["hidden_size"] == 384)
-    assert make_rung("wide", 0, wide, START.flops * 8, START).lr == pytest.approx(
-        START.lr / 2 * math.sqrt(make_rung("wide", 0, wide, START.flops * 8, START).batch_size / 32), rel=0.01
-    )
+    larger = make_rung("wide", 0, wide, 1e17, long)
+    assert larger.batch_size > START.batch_size
+    assert larger.lr == pytest.approx(START.lr / 2 * math.sqrt(larger.batch_size / START.batch_size), rel=0.01)
+
+
+def test_a_short_run_gets_a_smaller_batch_rather_than_fewer_updates() -> None:
+    sizes = shapes(CONFIG)
+    for rung in ladder(sizes, 2 * least_flops(sizes, START), START):
+        assert rung.batch_size == 1 or rung.steps >= GOOD_UPDATES
 
 
 def test_a_budget_below_the_smallest_ladder_is_refused_and_the_least_one_suffices() -> None:

@@ -6,8 +6,8 @@
     held out  one run of 27 C, of the size that the law fitted to the others calls best
     shape     width from 16 on; depth, heads and MLP in the recipe's own proportions
     batch     batch0 (C / C0)^0.327 from the recipe's own at its own compute C0 (the exponent of Bi et al. 2024,
-              DeepSeek LLM, arXiv:2401.02954), but never so large that fewer than 300 updates are left: shorter runs
-              have not left the plateau of word frequencies, and follow no law
+              DeepSeek LLM, arXiv:2401.02954), but never so large that fewer than 1000 updates are left, and one row at
+              least. Runs of fewer than 300 updates have not left the plateau of word frequencies, and follow no law
     lr        lr0 sqrt(batch / batch0) width0 / width (Malladi et al. 2022, arXiv:2205.10287; Yang et al. 2022,
               arXiv:2203.03466)
 
@@ -32,7 +32,7 @@ SPAN = 3.0
 """Ratio of the largest size on a level to its middle, and of that to the smallest."""
 TOKENS_PER_PARAMETER = 20.0
 BATCH_POWER = 0.3271
-LEAST_UPDATES = 300
+LEAST_UPDATES, GOOD_UPDATES = 300, 1000
 MOST_EPOCHS = 4.0
 """Repeated so often, data is nearly as good as fresh (Muennighoff et al. 2023, arXiv:2305.16264)."""
 LEAST_LAYERS = 2
@@ -132,7 +132,7 @@ def make_rung(name: str, level: int, shape: Shape, flops: float, start: Start) -
     """The run of this size with so much compute, its batch and learning rate by the rules of the file docstring."""
     rows = flops / 6 / shape.parameters / start.row_tokens
     wanted = round(start.batch_size * (flops / start.flops) ** BATCH_POWER)
-    batch = max(1, min(wanted, int(rows / LEAST_UPDATES)))
+    batch = max(1, min(wanted, int(rows / GOOD_UPDATES)))
     lr = start.lr * math.sqrt(batch / start.batch_size) * start.width / shape.changes["hidden_size"]
     per_update = batch * start.row_tokens
     steps = max(1, round(rows / batch))

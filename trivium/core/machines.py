@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 CUDA_CONTEXT = 600 << 20
 """What a process takes on a GPU before its first tensor, about."""
-UTILISATION = {"cuda": (0.2, 0.38, 0.55), "cpu": (0.25, 0.5, 0.8)}
+UTILISATION = {"cuda": (0.2, 0.38, 0.55), "cpu": (0.3, 0.55, 0.75)}
 """Model FLOPs utilisation: low, typical, high.
 
 GPUs: published runs lie between 0.21 (GPT-3) and 0.46 (PaLM; both arXiv:2204.02311, table 3), Llama 3 at 0.38 to 0.43
-(arXiv:2407.21783, table 4), Megatron-LM at up to 0.52 (arXiv:2104.04473). CPU: measured, see docs/planning.md.
+(arXiv:2407.21783, table 4), Megatron-LM at up to 0.52 (arXiv:2104.04473). CPU: measured on one core, llama-1m 0.45,
+llama-3m 0.60, llama-10m 0.63; narrower models less.
 """
 LAUNCH_SECONDS = (2e-4, 5e-4, 1e-3)
 """Least time of one block for one micro-batch on a GPU: some 75 kernels, each started by the CPU in 3 to 13 us."""
