@@ -7,6 +7,7 @@ A page asks for it with a comment on a line of its own:
     <!-- generated: components methods -->  a table of the components of a folder
     <!-- generated: commands -->            the help of every verb
     <!-- generated: presets -->             the shapes a model can start from
+    <!-- generated: families -->            the families of models, their presets and heads
     <!-- generated: decisions -->           the pages of docs/decisions
 """
 
@@ -138,6 +139,19 @@ def presets(_: str) -> str:
     return table(["preset", "parameters", "width", "layers", "heads / key-value heads", "vocabulary", "context"], rows)
 
 
+def families(_: str) -> str:
+    """Every file of trivium/models/families: how it begins, its presets and the heads that transformers has for it."""
+    from trivium.models.build import family, family_names
+
+    rows = []
+    for name in family_names():
+        file = family(name)
+        about = one_line(file.__doc__)
+        heads = [head for head in file.HEADS if head != "none"]
+        rows.append((f"`{name}`", about, ", ".join(f"`{preset}`" for preset in file.PRESETS), ", ".join(heads)))
+    return table(["family", "what it is", "presets", "heads"], rows)
+
+
 def decisions(_: str) -> str:
     """Every numbered page of docs/decisions, by its title."""
     pages = sorted((Path(__file__).parent / "decisions").glob("[0-9]*.md"))
@@ -150,5 +164,6 @@ GENERATORS: dict[str, Callable[[str], str]] = {
     "components": components,
     "commands": commands,
     "presets": presets,
+    "families": families,
     "decisions": decisions,
 }

@@ -18,7 +18,7 @@ from trivium.data.samples import Sample, TokenSequence
 from trivium.inference.engine import generate_ids
 from trivium.inference.request import Sampling
 from trivium.methods.clm import CausalLanguageModelling
-from trivium.models.build import build_model, preset
+from trivium.models.build import build_model, family, preset
 from trivium.models.cache import KVCache
 from trivium.models.folder import load_model, read_config, save_model
 from trivium.models.transformer import Transformer
@@ -234,11 +234,8 @@ def test_greedy_text_is_theirs(tmp_path: Path, case: str) -> None:
 
 
 HEADS = {"sequence": "ForSequenceClassification", "token": "ForTokenClassification", "span": "ForQuestionAnswering"}
-MISSING = {"gemma2": {"span"}, "gemma3_text": {"token", "span"}, "phi3": {"span"}, "olmo2": {"token", "span"}}
-"""Heads that transformers does not have."""
-WITH_HEADS = [
-    (case, head) for case in CASES if " " not in case for head in HEADS if head not in MISSING.get(case, set())
-]
+FAMILIES = [case for case in CASES if " " not in case]
+WITH_HEADS = [(case, head) for case in FAMILIES for head in HEADS if head in family(case).HEADS]
 
 
 @pytest.mark.parametrize(("case", "head"), WITH_HEADS)
@@ -263,7 +260,7 @@ def test_heads_score_like_theirs(tmp_path: Path, case: str, head: str) -> None:
         torch.testing.assert_close(scores, torch.cat(expected), **TOLERANCE)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if " " not in case])
+@pytest.mark.parametrize("case", FAMILIES)
 @torch.no_grad()
 def test_a_body_keeps_its_weights_under_another_head(tmp_path: Path, case: str) -> None:
     theirs = reference(case)
