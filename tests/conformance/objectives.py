@@ -70,7 +70,8 @@ def model_config(kind: str, **changes: Any) -> ModelConfig:
     }  # fmt: skip
     both = {
         "family": "t5", "kind": "encoder_decoder", "positions": "relative", "mlp": "gated", "activation": "gelu_tanh",
-        "num_kv_heads": 4, "norm_eps": 1e-6, "attention_scale": 1.0, "start_id": 0, "pad_id": 0, "eos_id": 2,
+        "num_kv_heads": 4, "norm_eps": 1e-6, "attention_scale": 1.0, "init": "fan_in",
+        "start_id": 0, "pad_id": 0, "eos_id": 2,
     }  # fmt: skip
     shape = {"decoder": {}, "encoder": encoder, "encoder_decoder": both}[kind]
     return tiny_config(**{"vocab_size": tokenizer().vocab_size, **shape, **changes})

@@ -28,6 +28,7 @@ PRELOAD = ["torch", "trivium.drivers.single", "trivium.drivers.session", "triviu
 
 def make_world(folder: Path, method: str) -> dict[str, Any]:
     """Data, tokenizer and recipe of a run of a few seconds with many saves and validations."""
+    from trivium.tokenizers.special import expanded
     from trivium.tokenizers.train import train_bpe
 
     rng = random.Random(1)
@@ -38,9 +39,10 @@ def make_world(folder: Path, method: str) -> dict[str, Any]:
 
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir(parents=True)
-    train_bpe([text(4000)], vocab_size=400).save(tokenizer)
+    special = expanded(["mask", "sentinels"]) if method in ("mlm", "denoise") else []
+    train_bpe([text(4000)], vocab_size=400 + len(special), special=special).save(tokenizer)
     rows: dict[str, Any] = {
-        "clm": lambda: {"text": text(rng.randrange(5, 60))},
+        **dict.fromkeys(("clm", "mlm", "denoise"), lambda: {"text": text(rng.randrange(5, 60))}),
         "sft": lambda: {"prompt": text(4), "completion": text(rng.randrange(2, 9))},
         "dpo": lambda: {"prompt": text(4), "chosen": text(5), "rejected": text(5)},
         "grpo": lambda: {"prompt": text(4), "answer": "a"},
@@ -49,12 +51,15 @@ def make_world(folder: Path, method: str) -> dict[str, Any]:
         lines = [json.dumps(rows[method]()) for _ in range(count)]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = {"grpo": {"name": "grpo", "reward": "brevity", "group_size": 4, "max_new_tokens": 8, "minibatches": 2}}
+    presets = {"mlm": "bert-1m", "denoise": "t5-1m"}
+    shape = {"vocab_size": 400 + len(special), "num_layers": 2, "dropout": 0.1}
+    prompts = {} if method == "mlm" else {"sample_prompts": ["abc"], "sample_every": 20, "sample_tokens": 4}
     validation = {} if method == "grpo" else {"validation": str(folder / "validation.jsonl")}
     return {
         "name": "killed",
         "runs": str(folder / "runs"),
         "method": settings.get(method, method),
-        "model": {"preset": "gpt2-1m", "config": {"vocab_size": 400, "num_layers": 2, "dropout": 0.1}},
+        "model": {"preset": presets.get(method, "gpt2-1m"), "config": shape},
         "tokenizer": str(tokenizer),
         "data": {"train": str(folder / "train.jsonl"), "sequence_length": 128, **validation},
         "train": {
@@ -62,9 +67,7 @@ def make_world(folder: Path, method: str) -> dict[str, Any]:
             "batch_size": 4,
             "micro_batch_size": 2,
             "checkpoint_every": 3,
-            "sample_prompts": ["abc"],
-            "sample_every": 20,
-            "sample_tokens": 4,
+            **prompts,
             **({"validate_every": 4} if validation else {}),
         },
     }
@@ -163,7 +166,7 @@ def main() -> None:
     """Prints what happened; exit code 1 if any run differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--method", default="clm", choices=["clm", "sft", "dpo", "grpo"])
+    parser.add_argument("--method", default="clm", choices=["clm", "sft", "dpo", "grpo", "mlm", "denoise"])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     began = time.perf_counter()

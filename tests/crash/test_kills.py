@@ -9,7 +9,7 @@ from tests.crash.kills import experiment
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize(("method", "kills"), [("clm", 12), ("sft", 6), ("grpo", 6)])
+@pytest.mark.parametrize(("method", "kills"), [("clm", 12), ("sft", 6), ("grpo", 6), ("mlm", 4), ("denoise", 4)])
 def test_killed_runs_end_bit_identical(method: str, kills: int) -> None:
     calm, disturbed, died = experiment(method, kills)
     assert sum(died.values()) == kills
@@ -17,7 +17,7 @@ def test_killed_runs_end_bit_identical(method: str, kills: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["clm", "sft", "dpo", "grpo"])
+@pytest.mark.parametrize("method", ["clm", "sft", "dpo", "grpo", "mlm", "denoise"])
 def test_a_hundred_kills(method: str) -> None:
     calm, disturbed, _ = experiment(method, 100, seed=1)
     assert all(run == calm for run in disturbed)

@@ -224,8 +224,9 @@ def refuse_unsupported_model(config: ModelConfig) -> None:
 
 
 def refuse_unsupported(method: Method) -> None:
-    """Methods whose update is more than one pass through the policy cannot be pipelined."""
-    if method.backward is not None or method.data_kind == "prompts":
+    """Methods whose update is more than one pass through the policy, or moves more than it, cannot be pipelined."""
+    several = sum(role.trainable for role in method.roles().values()) > 1
+    if several or method.backward is not None or method.data_kind == "prompts":
         raise ConfigError(
             f"{type(method).__name__} needs the whole model on each rank, which a pipeline does not have",
             where="engine.name",
