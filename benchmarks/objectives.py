@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from trivium.data.batch import Batch, Layout
 
-SEQUENCE, ROWS = 256, 8
+SEQUENCE, ROWS = 128, 8
 THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
 
 

@@ -228,7 +228,7 @@ class Transformer(Stack):
         if then is not None:
             return then(hidden, self.head)
         result: Tensor = self.head(hidden, layout)
-        return result.view(*shape, result.shape[-1]) if result.shape[0] == layout.tokens else result
+        return result if self.config.head == "sequence" else result.view(*shape, result.shape[-1])
 
     def encode(self, source: Source) -> Tensor:
         """[T_s, D] hidden states of the sources, through the encoder."""
