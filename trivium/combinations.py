@@ -62,6 +62,8 @@ def _paths(resolved: ResolvedRecipe) -> Iterator[Problem]:
                 yield _missing(resolved, keys, source.path, "data", builtin_sources())
     if recipe.model.path is not None:
         yield from _folder(resolved, ("model", "path"), recipe.model.path, "config.json")
+    if recipe.model.word_vectors is not None and not _exists(recipe.model.word_vectors):
+        yield _missing(resolved, ("model", "word_vectors"), recipe.model.word_vectors, "file or folder")
     method = resolved.method
     roles = method.cls(method.config).roles() if issubclass(method.cls, Method) else {}
     for role in roles.values():

@@ -8,9 +8,11 @@ from typing import Annotated, Literal
 import typer
 
 from trivium.cli.output import Json, show
+from trivium.cli.vectors import vectors
 from trivium.errors import TokenizerError
 
-app = typer.Typer(help="Train and try tokenizers.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Train and try tokenizers and word vectors.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(vectors)
 
 
 @app.command()
@@ -18,10 +20,12 @@ def train(
     sources: Annotated[list[str], typer.Argument(help="Files, folders or built-in sources (pydocs).")],
     output: Annotated[Path, typer.Option("--output", help="Folder to write.")],
     kind: Annotated[
-        Literal["bpe", "char", "byte"],
-        typer.Option(help="Frequent pieces of text, the characters of the documents, or the 256 bytes."),
+        Literal["bpe", "word", "char", "byte"],
+        typer.Option(help="Frequent pieces of text, whole words, the characters of the documents, or the 256 bytes."),
     ] = "bpe",
-    vocab_size: Annotated[int | None, typer.Option(help="Number of tokens of a bpe vocabulary; default 8192.")] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Number of tokens of a bpe or word vocabulary; default 8192.")
+    ] = None,
     split: Annotated[
         Literal["gpt4", "gpt2"] | None,
         typer.Option(help="How text is cut before bpe tokens are learnt; default gpt4."),
@@ -36,17 +40,17 @@ def train(
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite the folder if it is a tokenizer.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a vocabulary from documents: byte-level BPE, characters or bytes."""
+    """Make a vocabulary from documents: byte-level BPE, words, characters or bytes."""
     from trivium.artifacts.record import parent_of
     from trivium.artifacts.writer import check_target, write_artifact
     from trivium.data.intake import Intake
     from trivium.data.reading import read_documents
     from trivium.recipe import Source
     from trivium.tokenizers.special import expanded
-    from trivium.tokenizers.train import train_bpe, train_bytes, train_characters
+    from trivium.tokenizers.train import train_bpe, train_bytes, train_characters, train_word
 
     for option, value in (("--vocab-size", vocab_size), ("--split", split), ("--special", special)):
-        if kind != "bpe" and value is not None:
+        if value is not None and kind != "bpe" and (kind, option) != ("word", "--vocab-size"):
             raise TokenizerError(f"{option} has no effect on --kind {kind}", value=value, fix=f"leave out {option}")
     check_target(output, kind="tokenizer", replace=replace)
     intake = Intake()
@@ -57,6 +61,8 @@ def train(
         tokenizer = train_bpe(
             texts, vocab_size=vocab_size or 8192, split=split or "gpt4", special=expanded(special or [])
         )
+    elif kind == "word":
+        tokenizer = train_word(texts, vocab_size=vocab_size or 8192)
     else:
         tokenizer = train_characters(texts) if kind == "char" else train_bytes()
     settings = {"sources": sources, "kind": kind, "vocab_size": vocab_size, "split": split, "special": special}

@@ -26,6 +26,7 @@ from trivium.core.trainer import Trainer
 from trivium.data.batch import Batch
 from trivium.data.dataset import Dataset, open_dataset
 from trivium.data.loader import Loader
+from trivium.drivers.word_vectors import open_word_vectors, start_embeddings
 from trivium.errors import ConfigError, ModelError
 from trivium.models.allocator import keep_freed_memory
 from trivium.models.build import build_model, family, first_problem, preset
@@ -91,6 +92,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     config = model_config(recipe, tokenizer)
     method: Method = resolved.method.cls(resolved.method.config)
     method.check(recipe, tokenizer, config)
+    vectors = open_word_vectors(recipe, tokenizer)
     train_data, validation_data = open_data(recipe, method, tokenizer, processes)
     config = fitted_head(config, method.head(train_data))
     loader = make_loader(recipe, method, train_data, processes)
@@ -98,6 +100,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     machine = machine_that_fits(recipe, config, method, loader, total, device, processes)
     compiled = should_compile(recipe, config, total, device)
     roles = load_roles(recipe, config, method, compiled=compiled)
+    started = start_embeddings(recipe, method, roles, tokenizer, vectors)
     feed = LoaderFeed(loader, Progression(), recipe.data.prefetch)
     trainer = make_trainer(resolved, method, roles, feed, tokenizer, total, device=device, processes=processes)
     warning = slow_precision(recipe.train.precision, device)
@@ -115,7 +118,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
         trainer=trainer,
         feed=feed,
         machine=machine,
-        notes=[*tokenizer.messages, *([warning] if warning else [])],
+        notes=[*tokenizer.messages, *started, *([warning] if warning else [])],
     )
 
 

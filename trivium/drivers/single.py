@@ -179,6 +179,8 @@ def parents_of(session: Session) -> list[Parent]:
         parents.append(parent_of(Path(recipe.model.path), "base"))
     if recipe.tokenizer is not None:
         parents.append(parent_of(Path(recipe.tokenizer), "tokenizer"))
+    if recipe.model.word_vectors is not None:
+        parents.append(parent_of(Path(recipe.model.word_vectors), "word vectors"))
     for role, sources in (("training data", recipe.data.train), ("validation data", recipe.data.validation)):
         for source in sources:
             path = Path(source.path)

@@ -1,18 +1,20 @@
-"""Make a vocabulary: byte-level BPE (Sennrich et al., 2016; on bytes: Radford et al., 2019), characters or bytes."""
+"""Make a vocabulary: byte-level BPE (Sennrich et al., 2016; on bytes: Radford et al., 2019), words, or characters."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from trivium.errors import TokenizerError
 from trivium.tokenizers.files import TokenizerFiles
 from trivium.tokenizers.templates import TRIVIUM
 from trivium.tokenizers.tokenizer import Tokenizer
+from trivium.tokenizers.vectors_text import WORD, words_of
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 SPECIAL = (PAD, BOS, EOS, "<|system|>", "<|user|>", "<|assistant|>", "<|tool_call|>", "<|tool|>")
@@ -78,6 +80,42 @@ def train_bpe(
             f"the text gave {tokenizer.vocab_size} tokens, not {vocab_size}: no other pair occurs {min_frequency} times"
         )
     return tokenizer
+
+
+def train_word(
+    texts: Iterable[str],
+    *,
+    vocab_size: int | None = None,
+    min_count: int = 2,
+    lowercase: bool = False,
+    sequence_length: int | None = None,
+) -> Tokenizer:
+    """One token for each word that occurs at least `min_count` times, the most frequent first.
+
+    Words are those of `trivium.tokenizers.vectors_text`: runs of letters and digits, and each other character alone.
+    Every other word becomes `<|unk|>`, and white space is lost, so a text does not decode to itself. There is no chat
+    template.
+
+    vocab_size: most tokens, with the special ones; default: no limit.
+    """
+    counts = Counter(word for text in _checked(texts) for word in words_of(text, lowercase=lowercase))
+    names = [PAD, BOS, EOS, _UNKNOWN]
+    frequent = sorted((word for word in counts if counts[word] >= min_count), key=lambda word: (-counts[word], word))
+    words = frequent if vocab_size is None else frequent[: max(0, vocab_size - len(names))]
+    if not words:
+        raise TokenizerError(
+            "no word of the training texts occurs often enough, or the vocabulary has no room for words",
+            value=f"min_count={min_count}, vocab_size={vocab_size}",
+            fix="give more text, lower min_count, or raise vocab_size",
+        )
+    vocabulary = {token: identifier for identifier, token in enumerate([*names, *words])}
+    backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+    backend.add_special_tokens(names)
+    if lowercase:
+        backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(WORD), behavior="removed", invert=True)
+    config = {**_config(names, sequence_length), "unk_token": _UNKNOWN}
+    return Tokenizer(TokenizerFiles(json.loads(backend.to_str()), config))
 
 
 def train_characters(texts: Iterable[str], *, sequence_length: int | None = None) -> Tokenizer:

@@ -234,7 +234,8 @@ def _word(field: bytes, where: str) -> str:
 
 def _vector(fields: list[bytes], where: str) -> Floats:
     try:
-        row = np.array(list(map(float, fields)), dtype=np.float32)
+        with np.errstate(over="ignore"):  # becomes an infinity, which is refused below
+            row = np.array(list(map(float, fields)), dtype=np.float32)
     except ValueError:
         wrong: Callable[[bytes], bool] = _is_no_number
         raise TokenizerError(

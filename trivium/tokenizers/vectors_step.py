@@ -16,11 +16,15 @@ Shapes: S streams, T centres, R = T + 2w rows, D width, V words, G groups that s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+Rates = Callable[[Tensor], Tensor]
+"""[n] word numbers -> [n] the learning rate of each."""
 
 GROUP = 128
 """Centres that share noise words in CBOW. Skip-gram shares them among the rows at the same place of their stream."""
@@ -48,7 +52,7 @@ def shared(architecture: str, negatives: int, streams: int, centres: int, rows: 
     return groups, 3 * negatives + 1
 
 
-def skipgram(inputs: Tensor, outputs: Tensor, step: Step, hits: Tensor, *, negatives: int, lr: float) -> None:
+def skipgram(inputs: Tensor, outputs: Tensor, step: Step, hits: Tensor, *, negatives: int, rates: Rates) -> None:
     """Update `inputs` [V, D] and `outputs` [V, D] in place.
 
     hits: [V] how many of the `negatives` noise words of a pair are, on average, each word.
@@ -60,18 +64,18 @@ def skipgram(inputs: Tensor, outputs: Tensor, step: Step, hits: Tensor, *, negat
     y = outputs.index_select(0, centre).view(streams, centres, width)
     n = outputs.index_select(0, noise).view(*step.negatives.shape, width)
     less = (1 - hits).index_select(0, centre).view(streams, centres, 1)
-    # Gradients with respect to the scores, times -lr.
-    g = torch.bmm(y, x.transpose(1, 2)).sigmoid_().mul_(less).sub_(1).mul_(step.pairs).mul_(-lr)
+    # Gradients with respect to the scores.
+    g = torch.bmm(y, x.transpose(1, 2)).sigmoid_().mul_(less).sub_(1).mul_(step.pairs)
     across = x.transpose(0, 1)
-    weight = step.pairs.sum(1).t().unsqueeze(2) * (-lr * negatives / n.shape[1])
+    weight = step.pairs.sum(1).t().unsqueeze(2) * (negatives / n.shape[1])
     h = torch.bmm(across, n.transpose(1, 2)).sigmoid_().mul_(weight)
     change = torch.bmm(g.transpose(1, 2), y).add_(torch.bmm(h, n).transpose(0, 1))
-    inputs.index_add_(0, row, change.view(-1, width))
-    outputs.index_add_(0, centre, torch.bmm(g, x).view(-1, width))
-    outputs.index_add_(0, noise, torch.bmm(h.transpose(1, 2), across).view(-1, width))
+    _descend(outputs, centre, torch.bmm(g, x), rates)
+    _descend(outputs, noise, torch.bmm(h.transpose(1, 2), across), rates)
+    _descend(inputs, row, change, rates)
 
 
-def cbow(inputs: Tensor, outputs: Tensor, step: Step, hits: Tensor, *, negatives: int, lr: float) -> None:
+def cbow(inputs: Tensor, outputs: Tensor, step: Step, hits: Tensor, *, negatives: int, rates: Rates) -> None:
     """As `skipgram`. The gradient of a mean is shared among its words, so it is the gradient of the loss above.
 
     (The original program adds the whole of it to each word; Irsoy et al., 2021, show what that costs.)
@@ -84,16 +88,22 @@ def cbow(inputs: Tensor, outputs: Tensor, step: Step, hits: Tensor, *, negatives
     n = outputs.index_select(0, noise).view(*step.negatives.shape, width)
     size = step.pairs.sum(2, keepdim=True)
     share = step.pairs / size.clamp(min=1)
-    there = (size > 0).to(x.dtype).view(-1).mul_(-lr)
+    there = (size > 0).to(x.dtype).view(-1)
     mean = torch.bmm(share, x).view(-1, width)
     g = torch.linalg.vecdot(mean, y).sigmoid_().mul_((1 - hits).index_select(0, centre)).sub_(1).mul_(there)
     grouped = mean.view(groups, -1, width)
     weight = there.view(groups, -1, 1) * (negatives / n.shape[1])
     h = torch.bmm(grouped, n.transpose(1, 2)).sigmoid_().mul_(weight)
     change = torch.baddbmm(y.mul_(g[:, None]).view(groups, -1, width), h, n).view(streams, centres, width)
-    outputs.index_add_(0, noise, torch.bmm(h.transpose(1, 2), grouped).view(-1, width))
-    outputs.index_add_(0, centre, mean.mul_(g[:, None]))
-    inputs.index_add_(0, row, torch.bmm(share.transpose(1, 2), change).view(-1, width))
+    _descend(outputs, noise, torch.bmm(h.transpose(1, 2), grouped), rates)
+    _descend(outputs, centre, mean.mul_(g[:, None]), rates)
+    _descend(inputs, row, torch.bmm(share.transpose(1, 2), change), rates)
+
+
+def _descend(table: Tensor, words: Tensor, gradient: Tensor, rates: Rates) -> None:
+    """Add up the changes of each word; `gradient` is used up."""
+    change = gradient.view(len(words), -1).mul_(rates(words).neg_()[:, None])
+    table.index_add_(0, words, change)
 
 
 STEPS = {"skipgram": skipgram, "cbow": cbow}

@@ -41,7 +41,8 @@ def word_pattern() -> re.Pattern[str]:
     starts = [code for code, before in zip(marks, [-2, *marks], strict=False) if code != before + 1]
     ends = [code for code, after in zip(marks, [*marks[1:], -2], strict=True) if code != after - 1]
     ranges = "".join(f"{chr(start)}-{chr(end)}" for start, end in zip(starts, ends, strict=True))
-    return re.compile(WORD.replace(r"\p{M}", ranges))
+    halves = "\ud800-\udfff"  # half a character is no word; no file could hold it
+    return re.compile(WORD.replace(r"\s\p{M}", r"\s\p{M}" + halves).replace(r"\p{M}", ranges))
 
 
 def words_of(text: str, *, lowercase: bool = False) -> list[str]:

@@ -37,9 +37,10 @@ CENTRES = 16
 """Centres of one stream in one update."""
 STREAMS = 32
 """Most streams in one update."""
-REPEATS = 8
-"""How often the most frequent word may occur, on average, among the centres of one update: all its changes are added
-up, and too many would shoot over the target."""
+FORCE, LIMIT = 6.0, 1.0
+"""Updates of one vector in one step, times the learning rate. They are computed from the same vectors and added up, so
+too many shoot over the target. Above FORCE for the most frequent word fewer streams are read; words above LIMIT get a
+lower rate of their own."""
 _MEASURE_EVERY = 100
 
 
@@ -169,6 +170,19 @@ def noise_distribution(counts: Ints, power: float) -> NDArray[np.float64]:
     return np.asarray(weights / weights.sum())
 
 
+def updates_of(settings: Settings, kept: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[V] how often each vector is updated for one centre, on average: as input or as output, whichever is more.
+
+    kept: [V] occurrences that subsampling leaves.
+    """
+    share, negatives, reach = kept / kept.sum(), settings.negatives, settings.window + 1
+    as_input, as_output = share * (1 + negatives), share + negatives * noise
+    # A window holds `reach` words on average; CBOW divides each change of an input by that, twice.
+    if settings.architecture == "skipgram":
+        return np.asarray(reach * np.maximum(as_input, as_output))
+    return np.asarray(np.maximum(as_input / reach, as_output))
+
+
 class _Training:
     """Vectors, and the passes over the corpus that improve them."""
 
@@ -181,11 +195,11 @@ class _Training:
         self.noise = np.cumsum(noise)
         self.noise[-1] = 1.0  # whatever rounding made of the sum
         self.hits = torch.from_numpy((settings.negatives * noise).astype(np.float32))
-        kept = self.keep * vocabulary.counts
-        most = kept.max() / kept.sum()
-        self.streams = int(np.clip(REPEATS / most / CENTRES, 1, STREAMS))
+        updates = CENTRES * updates_of(settings, self.keep * vocabulary.counts, noise)
+        self.streams = int(np.clip(FORCE / (settings.peak * updates.max()), 1, STREAMS))
         if settings.architecture == "cbow":  # whole groups share noise words
             self.streams = self.streams // 8 * 8 or self.streams
+        self.limits = torch.from_numpy((LIMIT / (self.streams * updates)).astype(np.float32))
         shape = (len(vocabulary.words), settings.size)
         random = np.random.default_rng([settings.seed, 0])
         start = (random.random(shape, dtype=np.float32) - np.float32(0.5)) / np.float32(settings.size)
@@ -248,7 +262,12 @@ class _Training:
 
     def _update(self, step: Step, rate: float) -> None:
         STEPS[self.settings.architecture](
-            self.inputs, self.outputs, step, self.hits, negatives=self.settings.negatives, lr=rate
+            self.inputs,
+            self.outputs,
+            step,
+            self.hits,
+            negatives=self.settings.negatives,
+            rates=lambda words: self.limits.index_select(0, words).clamp_(max=rate),
         )
 
     def _measure(self, step: Step) -> float:
