@@ -269,3 +269,40 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, tmp_pat
     terminal.expect("/exit leaves")
     terminal.type("/exit\n")
     assert terminal.process.wait(timeout=20) == 0
+
+
+def test_beam_search_from_the_command_line(command: Command) -> None:
+    code, out, _ = command("generate", "The quick", "--num-beams", "3", "-n", "2", "--max-new-tokens", "6", "--json")
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert code == 0
+    assert first["score"] >= second["score"]
+    code, alone, _ = command("generate", "The quick", "--num-beams", "3", "--max-new-tokens", "6")
+    assert (code, alone) == (0, first["text"] + "\n")
+    groups = ("--num-beams", "4", "--num-beam-groups", "2", "--diversity-penalty", "5", "--early-stopping", "never")
+    code, _, _ = command("generate", "The quick", *groups, "--length-penalty", "0.5", "--max-new-tokens", "6")
+    assert code == 0
+    code, out, _ = command(
+        "generate", "The quick", "--no-repeat-ngram-size", "1", "--min-new-tokens", "9", "--max-new-tokens", "9",
+        "--temperature", "0", "--json",
+    )  # fmt: skip
+    ids = json.loads(out)["ids"]
+    assert code == 0
+    assert len(ids) == len(set(ids)) == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        (("--num-beams", "3", "--temperature", "0.7"), "chance"),
+        (("--length-penalty", "2"), "num_beams"),
+        (("--num-beams", "3", "--early-stopping", "soon"), "early_stopping"),
+        (("--num-beams", "2", "-n", "3"), "beams"),
+        (("--prefix", "a"), "encoder-decoders"),
+    ],
+)
+def test_beam_settings_that_do_not_go_together(command: Command, words: tuple[str, ...], fact: str) -> None:
+    code, out, err = command("generate", "The quick", *words)
+    assert code == 2
+    assert not out
+    assert fact in err
+    assert len(err.splitlines()) <= 5

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,23 @@ TopK = Annotated[int | None, typer.Option(help="Draw from the k most likely toke
 TopP = Annotated[float | None, typer.Option(help="Draw from the most likely tokens that together have this share.")]
 MinP = Annotated[float | None, typer.Option(help="Leave out tokens below this share of the most likely one.")]
 Repetition = Annotated[float | None, typer.Option(help="Above 1: tokens that occurred become less likely.")]
+NoRepeat = Annotated[int | None, typer.Option("--no-repeat-ngram-size", help="No run of N tokens occurs twice.")]
+MinNewTokens = Annotated[int | None, typer.Option(help="Shortest answer in tokens.")]
+Search = "Beam search"
+NumBeams = Annotated[int | None, typer.Option(help="Beginnings followed side by side.", rich_help_panel=Search)]
+LengthPenalty = Annotated[
+    float | None, typer.Option(help="Above 0 favours long answers, below 0 short ones.", rich_help_panel=Search)
+]
+EarlyStopping = Annotated[
+    str | None, typer.Option(help="true, false or never: when to stop searching.", rich_help_panel=Search)
+]
+BeamGroups = Annotated[
+    int | None, typer.Option("--num-beam-groups", help="Groups of beams that keep apart.", rich_help_panel=Search)
+]
+Diversity = Annotated[
+    float | None,
+    typer.Option("--diversity-penalty", help="What a token of an earlier group costs.", rich_help_panel=Search),
+]
 Stop = Annotated[list[str] | None, typer.Option(help="Text at which to stop; may be given several times.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
@@ -34,7 +51,7 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads; default: all cor
 def generate(
     model: Model,
     prompt: Annotated[
-        str | None, typer.Argument(help="The text to continue; default, or -: the standard input.")
+        str | None, typer.Argument(help="The text to continue or to turn into another; default, or -: standard input.")
     ] = None,
     file: Annotated[Path | None, typer.Option(help="Many prompts: one on each line; empty lines are skipped.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Prompts are questions to a tuned model.")] = False,
@@ -44,16 +61,24 @@ def generate(
     top_p: TopP = None,
     min_p: MinP = None,
     repetition_penalty: Repetition = None,
+    no_repeat_ngram_size: NoRepeat = None,
+    min_new_tokens: MinNewTokens = None,
+    prefix: Annotated[str | None, typer.Option(help="What the answer of an encoder-decoder begins with.")] = None,
     stop: Stop = None,
     seed: Seed = None,
     n: Annotated[int, typer.Option("--n", "-n", help="Answers to each prompt.")] = 1,
+    num_beams: NumBeams = None,
+    length_penalty: LengthPenalty = None,
+    early_stopping: EarlyStopping = None,
+    num_beam_groups: BeamGroups = None,
+    diversity_penalty: Diversity = None,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is finished.")] = False,
     device: Device = "auto",
     dtype: Dtype = None,
     threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each answer.")] = False,
 ) -> None:
-    """Continue a text, or answer a question."""
+    """Continue a text, answer a question, or turn a text into another one."""
     texts = _texts(prompt, file)
     options: Options = {
         "max_new_tokens": max_new_tokens,
@@ -62,8 +87,16 @@ def generate(
         "top_p": top_p,
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "min_new_tokens": min_new_tokens,
+        "prefix": prefix,
         "stop": stop,
         "seed": seed,
+        "num_beams": num_beams,
+        "length_penalty": length_penalty,
+        "early_stopping": _early_stopping(early_stopping),
+        "num_beam_groups": num_beam_groups,
+        "diversity_penalty": diversity_penalty,
     }
     loaded = open_model(model, device=device, dtype=dtype, threads=threads)
     prompts: list[Prompt] = (
@@ -85,6 +118,17 @@ def generate(
             sample = f", answer {answer.sample + 1} of {n}" if n > 1 else ""
             typer.echo(f"--- {_shortened(text)}{sample} ---")
         typer.echo(answer.text)
+
+
+def _early_stopping(text: str | None) -> bool | Literal["never"] | None:
+    if text is None:
+        return None
+    meanings: dict[str, bool | Literal["never"]] = {"true": True, "false": False, "never": "never"}
+    if text.lower() not in meanings:
+        raise TriviumError(
+            "early_stopping cannot have this value", where="--early-stopping", value=text, fix="true, false or never"
+        )
+    return meanings[text.lower()]
 
 
 def open_model(folder: Path, *, device: str, dtype: str | None, threads: int | None) -> LanguageModel:

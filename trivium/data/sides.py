@@ -43,6 +43,12 @@ def text_frame(tokenizer: Tokenizer) -> Frame:
     return Frame(tuple(numbers[:at]), tuple(numbers[at:]))
 
 
+def source_ids(tokenizer: Tokenizer, text: str, *, parse_special: bool = False) -> list[int]:
+    """A text as an encoder reads it."""
+    frame = text_frame(tokenizer)
+    return [*frame.before, *tokenizer.encode(text, parse_special=parse_special), *frame.after]
+
+
 def target_frame(tokenizer: Tokenizer) -> Frame:
     """What stands around a text that a decoder writes."""
     frame = text_frame(tokenizer)

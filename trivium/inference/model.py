@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trivium.data.batch import Layout, Source, make_batch
-from trivium.data.sides import target_frame, text_frame
+from trivium.data.sides import source_ids, target_frame
 from trivium.errors import ModelError, TriviumError
-from trivium.inference import classify
+from trivium.inference import classify, encoding
 from trivium.inference.beams import Search
 from trivium.inference.beams import run as run_searches
 from trivium.inference.classify import Answer, Classified, Texts
 from trivium.inference.decisions import Decisions, read_decisions
 from trivium.inference.defaults import Defaults, read_defaults
+from trivium.inference.encoding import Filling
 from trivium.inference.engine import Sample, check_generates, check_room, context_length, decode, evaluating, opening
 from trivium.inference.request import Beams, FinishReason, Sampling, check_number, check_seed, random_stream
 from trivium.inference.settings import Settings, settle
@@ -297,6 +297,18 @@ class LanguageModel:
         """The assistant's next message in a conversation, as text."""
         return self.generate(messages, **options)
 
+    def fill(self, text: str, *, top: int = 5) -> list[list[Filling]]:
+        """For each mask token in a text the likeliest tokens in its place; needs an encoder pretrained with mlm."""
+        return encoding.fill(self, text, top=top)
+
+    def embed(self, text: str | list[str], *, pooling: str = "mean", normalize: bool = True) -> Tensor:
+        """The vector [D] of a text, or [N, D] of several: their hidden states ("first", "last", "mean", "max").
+
+        normalize: to length 1, so that the product of two vectors is their cosine.
+        """
+        vectors = encoding.embed(self, [text] if isinstance(text, str) else text, pooling=pooling, normalize=normalize)
+        return vectors[0] if isinstance(text, str) else vectors
+
     def classify(self, texts: Sequence[Texts], *, truncate: bool = False) -> list[Classified]:
         """The labels of each text (or pair of texts), or numbers, with their probabilities; needs a head for labels.
 
@@ -350,8 +362,8 @@ class LanguageModel:
         if config.kind != "encoder_decoder":
             return self.tokenizer.encode(text, bos=self.tokenizer.adds_bos)
         start, _ = opening(config, [0], where="text")
-        ids = np.array(self.tokenizer.encode(text), dtype=np.int64)
-        return [*start, *target_frame(self.tokenizer).around(ids).tolist()]
+        frame = target_frame(self.tokenizer)
+        return [*start, *frame.before, *self.tokenizer.encode(text), *frame.after]
 
     def _check_scored(self, ids: Sequence[int], opened: bool, where: str) -> None:
         if len(ids) <= opened:
@@ -412,10 +424,7 @@ class LanguageModel:
             return self.tokenizer.encode_prompt(prompt)
         if not isinstance(prompt, str):
             raise TriviumError("an encoder-decoder answers a text, not a conversation", where="prompt", value=prompt)
-        ids: list[int] = (
-            text_frame(self.tokenizer).around(np.array(self.tokenizer.encode(prompt), dtype=np.int64)).tolist()
-        )
-        return ids
+        return source_ids(self.tokenizer, prompt)
 
     def _answers(self, asked: Sequence[_Asked], stop: Sequence[str], n: int) -> list[_Answer]:
         """n answers for each prompt, without a token yet."""

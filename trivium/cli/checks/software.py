@@ -24,6 +24,7 @@ EXTRAS = {
     "pyarrow": ("data", "parquet files"),
     "zstandard": ("data", ".zst files"),
     "tensorboard": ("tensorboard", "train.tensorboard=true"),
+    "sacrebleu": ("evaluation", "BLEU and chrF of generated texts"),
 }
 _COMPILER_TEST = "#include <Python.h>\n#include <vector>\nint main() { return std::vector<int>(1)[0]; }\n"
 

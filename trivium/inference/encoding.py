@@ -1,0 +1,91 @@
+"""What an encoder says about texts: the tokens that fill gaps, and one vector for a whole text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from trivium.data.batch import Layout, Source
+from trivium.data.sides import source_ids
+from trivium.errors import ModelError, TriviumError
+from trivium.inference.engine import evaluating
+from trivium.inference.request import check_number
+from trivium.models.heads import pool
+from trivium.tokenizers.special import mask_id
+
+if TYPE_CHECKING:
+    from trivium.inference.model import LanguageModel
+
+POOLINGS = ("first", "last", "mean", "max")
+_TOKENS_AT_ONCE = 1 << 14
+
+
+@dataclass(frozen=True)
+class Filling:
+    """A token for a gap. text: as it stands in a text. probability: that the model gives it. id: its number."""
+
+    text: str
+    probability: float
+    id: int
+
+
+def fill(model: LanguageModel, text: str, *, top: int = 5) -> list[list[Filling]]:
+    """For each mask token in `text` the `top` likeliest tokens, likeliest first."""
+    config = model.module.config
+    if config.head != "masked":
+        raise ModelError(
+            "this model cannot fill gaps: it was not trained on masked text",
+            value=f"{config.kind} with a head of the kind {config.head}",
+            fix="use a model pretrained with the method mlm",
+        )
+    check_number("top", top, at_least=1, at_most=config.vocab_size, whole=True, fix="use a whole number from 1 up")
+    mask = mask_id(model.tokenizer)
+    ids = source_ids(model.tokenizer, text, parse_special=True)
+    gaps = [place for place, token in enumerate(ids) if token == mask]
+    if not gaps:
+        raise TriviumError(
+            "the text has no gap", where="text", value=text, fix=f"write {model.tokenizer.token(mask)} where one is"
+        )
+
+    def then(hidden: Tensor, head: nn.Module) -> Tensor:
+        logits: Tensor = head(hidden[torch.tensor(gaps, device=hidden.device)])
+        return logits
+
+    with torch.no_grad(), evaluating(model.module):
+        scores = model.module(torch.tensor(ids, device=model.device), Layout((len(ids),)), then=then)
+    best = scores.float().softmax(-1)[:, : model.tokenizer.vocab_size].topk(min(top, model.tokenizer.vocab_size))
+    return [
+        [Filling(model.tokenizer.decode([token]), chance, token) for chance, token in zip(chances, tokens, strict=True)]
+        for chances, tokens in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def embed(model: LanguageModel, texts: Sequence[str], *, pooling: str = "mean", normalize: bool = True) -> Tensor:
+    """[N, D] float32: one vector for each text, from the last hidden states (of an encoder-decoder the encoder's)."""
+    if pooling not in POOLINGS:
+        raise TriviumError("unknown pooling", where="pooling", value=pooling, fix=f"use one of {', '.join(POOLINGS)}")
+    rows = [source_ids(model.tokenizer, text) for text in texts]
+    vectors = torch.zeros(len(rows), model.module.config.hidden_size)
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+    while order:
+        group = [order.pop()]
+        total = len(rows[group[0]])
+        while order and total + len(rows[order[-1]]) <= _TOKENS_AT_ONCE:
+            group.append(order.pop())
+            total += len(rows[group[-1]])
+        vectors[group] = _pooled(model, [rows[number] for number in group], pooling).float().cpu()
+    return nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+
+
+def _pooled(model: LanguageModel, rows: Sequence[Sequence[int]], pooling: str) -> Tensor:
+    ids = torch.tensor([token for row in rows for token in row], device=model.device)
+    layout = Layout(tuple(map(len, rows)))
+    with torch.no_grad(), evaluating(model.module):
+        if model.module.config.kind == "encoder_decoder":
+            return pool(model.module.encode(Source(ids, layout)), layout, pooling)
+        result: Tensor = model.module(ids, layout, then=lambda hidden, _: pool(hidden, layout, pooling))
+        return result
