@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,14 @@ def test_what_would_compute_something_else_is_refused(tmp_path: Path, name: str)
     with pytest.raises(ModelError) as error:
         read_config(tmp_path)
     assert any(key in str(error.value) for key in REFUSED[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", family_names())
+def test_nonsense_in_a_setting_is_read_or_refused(tmp_path: Path, name: str) -> None:
+    raw = write_config(family(name), preset(next(iter(family(name).PRESETS))))
+    for key in (*raw, "sliding_window_pattern", "rope_local_base_freq", "partial_rotary_factor"):
+        for nonsense in (None, "x", -1, 0, [], {}, {"a": 1}, 1e300, 10**12, 2.5):
+            (tmp_path / "config.json").write_text(json.dumps({**raw, key: nonsense}))
+            with suppress(ModelError):
+                read_config(tmp_path)

@@ -263,7 +263,7 @@ def write_fields(config: ModelConfig, fields: Mapping[str, str]) -> dict[str, An
 def read_activation(raw: Mapping[str, Any], name: str, default: str) -> str:
     """Our name of the activation in `raw[name]`."""
     theirs = raw.get(name, default)
-    if theirs not in ACTIVATIONS:
+    if not isinstance(theirs, str) or theirs not in ACTIVATIONS:
         raise ModelError("unsupported activation", where=name, value=theirs, fix=f"supported: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[theirs]
 
@@ -349,7 +349,11 @@ def write_layers(config: ModelConfig) -> dict[str, Any]:
     return {"sliding_window": config.sliding_window, "layer_types": types}
 
 
-def every(count: Any, full: int) -> tuple[LayerType, ...]:
-    """Types of `count` layers of which each `full`-th sees everything and the others slide."""
-    layers = range(count if isinstance(count, int) and count <= 1 << 10 else 0)
-    return tuple("sliding" if (layer + 1) % full else "full" for layer in layers)
+def every(count: Any, full: Any, *, first: Any = 0) -> tuple[LayerType, ...]:
+    """Types of `count` layers: from layer `first` on all slide but each `full`-th, which sees everything.
+
+    What is malformed has no layers; validation names it.
+    """
+    if not all(isinstance(number, int) and 0 <= number <= 1 << 10 for number in (count, full, first)):
+        return ()
+    return tuple("full" if layer < first or (full and (layer + 1) % full == 0) else "sliding" for layer in range(count))

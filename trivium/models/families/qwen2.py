@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trivium.models.config import LayerType, ModelConfig
+from trivium.models.config import ModelConfig
 from trivium.models.families import llama
 from trivium.models.families.llama import IGNORED as IGNORED
 from trivium.models.families.llama import KEYS as KEYS
 from trivium.models.families.llama import PREFIX as PREFIX
-from trivium.models.huggingface import causal_heads, read_layers, write_layers
+from trivium.models.huggingface import causal_heads, every, read_layers, write_layers
 
 
 def _shape(width: int, layers: int, heads: int, kv_heads: int, inner: int, **more: Any) -> dict[str, Any]:
@@ -73,8 +73,5 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 def layers(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Window and types of layers: only if `use_sliding_window` says so, and then from layer `max_window_layers` on."""
-    first, count = raw["max_window_layers"], raw.get("num_hidden_layers", 32)
-    types: list[LayerType] = []
-    if isinstance(first, int) and isinstance(count, int):
-        types = ["sliding" if layer >= first else "full" for layer in range(count)]
+    types = every(raw.get("num_hidden_layers", 32), 0, first=raw["max_window_layers"])
     return read_layers(raw, raw["sliding_window"] if raw.get("use_sliding_window") else None, types)
