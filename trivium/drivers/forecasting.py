@@ -33,7 +33,7 @@ def session_forecast(session: Session, *, seconds_per_update: float | None = Non
         steps=session.total,
         machine=session.machine,
         fill=session.loader.packing_efficiency,
-        trained_share=float(session.train_data.table.trained_counts().sum() / session.train_data.lengths.sum()),
+        trained_share=trained_share(session),
         trainable=sum(p.numel() for role in roles for p in role.module.parameters() if p.requires_grad),
         frozen_roles=frozen / session.config.parameters(),
         ranks=session.processes.world,
@@ -41,6 +41,16 @@ def session_forecast(session: Session, *, seconds_per_update: float | None = Non
         validation_tokens=0 if held_out is None else int(held_out.lengths.sum()),
         seconds_per_update=seconds_per_update,
     )
+
+
+def trained_share(session: Session) -> float:
+    """Share of the tokens in the rows that a run counts; where a method makes its own examples, of the first update."""
+    method, data, loader = session.trainer.method, session.train_data, session.loader
+    if method.example is None:
+        return float(data.table.trained_counts().sum() / data.lengths.sum())
+    counted = sum(method.weights(batch).get("tokens", 0.0) for batch in loader.update(0))
+    rows = len(range(loader.rank, loader.rows, loader.world))
+    return float(counted / (rows * loader.sequence_length * loader.packing_efficiency)) if rows else 1.0
 
 
 def describe(plan: Forecast) -> str:

@@ -91,12 +91,16 @@ def preflight(session: Session) -> list[Check]:
             value=session.resolved.method.name,
             fix="use --dry-run",
         )
-    checks = [
-        check_masks(samples),
-        check_end(session, samples),
-        *check_template(session),
-        check_learning(session, samples),
-    ]
+    if session.trainer.method.example is not None:
+        batch = made_batch(session)
+        checks = [check_targets(batch), check_learning(session, batch)]
+    else:
+        checks = [
+            check_masks(samples),
+            check_end(session, samples),
+            *check_template(session),
+            check_learning(session, rows_batch(samples)),
+        ]
     for check in checks:
         print(f"{'ok  ' if check.good else 'FAIL'} {check.name}: {check.seen}")
     failed = [check for check in checks if not check.good]
@@ -144,19 +148,32 @@ def check_template(session: Session) -> list[Check]:
     ]
 
 
-def check_learning(session: Session, samples: list[Sample]) -> Check:
-    """Loss on eight rows, seen again and again, must fall to a fraction of what it was."""
+def check_targets(batch: Batch) -> Check:
+    """Every example that a method made must have something to learn."""
+    counts = [int((batch.targets[start:end] != IGNORE).sum()) for start, end in batch.layout.spans()]
+    share = sum(counts) / max(1, batch.tokens)
+    return Check("mask", all(counts), f"trained tokens in the examples {counts[:ROWS]}, {share:.0%} of all")
+
+
+def check_learning(session: Session, batch: Batch) -> Check:
+    """Loss on a few rows, seen again and again, must fall to a fraction of what it was."""
     engine = session.trainer.engine
     before = {name: tensor.clone() for name, tensor in engine.weights("policy").items()}
     losses: list[float] = []
     began = time.perf_counter()
-    update = Update([rows_batch(samples)], player=next(iter(engine.players)))
+    update = Update([batch], player=next(iter(engine.players)))
     counts = engine.count(update)
     while time.perf_counter() - began < SECONDS and (not losses or losses[-1] > LEARNT * losses[0]):
         losses.append(engine.run(update, counts, step=len(losses), lr=max(session.recipe.train.lr, 1e-3)).loss)
     engine.load_weights("policy", before)
     seen = f"loss {losses[0]:.3f} -> {losses[-1]:.3f} in {len(losses)} updates, {time.perf_counter() - began:.0f} s"
     return Check("learning", losses[-1] <= LEARNT * losses[0], seen)
+
+
+def made_batch(session: Session) -> Batch:
+    """The first rows, as the method makes examples of them for validation: with the same noise in each update."""
+    rows = max(1, ROWS * MOST_TOKENS // (4 * session.recipe.data.sequence_length))
+    return next(session.loader.evaluation(min(rows, ROWS)))
 
 
 def rows_batch(samples: list[Sample]) -> Batch:

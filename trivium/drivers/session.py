@@ -303,7 +303,9 @@ def load_role(recipe: Recipe, role: Role, config: ModelConfig) -> Transformer:
     dtype = getattr(torch, recipe.model.dtype)
     path = role.path or recipe.model.path
     if role.config is not None:
-        shape = ModelConfig.model_validate({**config.model_dump(), **role.config})
+        ending = {name: value for name, value in role.config.items() if name in HEAD_FIELDS}
+        shape = fitted_head(config, ending) if ending else config
+        shape = ModelConfig.model_validate({**shape.model_dump(), **role.config})
         return build_model(shape, seed=derive_seed(recipe.seed, "role"), dtype=dtype)
     if path is None:
         return build_model(config, seed=recipe.seed, dtype=dtype)
@@ -345,7 +347,8 @@ def compiler_found() -> bool:
 
 
 def continue_prompts(method: Method, prompts: list[str], tokens: int) -> list[str]:
-    """Greedy continuations by the policy; where the data is dialogue, a prompt is a question."""
+    """Greedy continuations by the policy, of an encoder-decoder its answers; of dialogue, a prompt is a question."""
+    from trivium.data.sides import source_ids
     from trivium.inference.engine import generate_ids
     from trivium.inference.request import Sampling
 
@@ -356,6 +359,8 @@ def continue_prompts(method: Method, prompts: list[str], tokens: int) -> list[st
     dialogue = method.data_kind in ("instructions", "preferences") and bool(tokenizer.files.templates)
     ids = [tokenizer.encode_prompt([{"role": "user", "content": prompt}] if dialogue else prompt) for prompt in prompts]
     policy = context.roles["policy"]
+    if policy.module.config.kind == "encoder_decoder":
+        ids = [source_ids(tokenizer, prompt) for prompt in prompts]
     with policy.eager():
         completions = generate_ids(
             policy.module,
