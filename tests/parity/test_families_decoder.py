@@ -17,6 +17,7 @@ from trivium.data.batch import Layout
 from trivium.data.samples import Sample, TokenSequence
 from trivium.inference.engine import generate_ids
 from trivium.inference.request import Sampling
+from trivium.losses import token_loss
 from trivium.methods.clm import CausalLanguageModelling
 from trivium.models.build import build_model, family, preset
 from trivium.models.cache import KVCache
@@ -231,6 +232,26 @@ def test_greedy_text_is_theirs(tmp_path: Path, case: str) -> None:
     for row, completion in zip(prompts, found, strict=True):
         expected = theirs.generate(row[None], do_sample=False, max_new_tokens=6, attention_mask=torch.ones(1, len(row)))
         assert completion.ids == expected[0, len(row) :].tolist()
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_gradients_are_theirs(tmp_path: Path, case: str) -> None:
+    """Each gradient goes through our table of names into a folder, and so to the parameter of theirs it belongs to."""
+    theirs = reference(case)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load_model(tmp_path / "theirs").eval()
+    ids = ids_of(14)
+    theirs(ids[None], labels=ids[None]).loss.backward()
+    loss = ours(ids[:-1], Layout((13,)), then=lambda hidden, head: token_loss(hidden, head, ids[1:]))
+    (loss / 13).backward()
+    zeros = {name: torch.zeros_like(parameter) for name, parameter in ours.named_parameters()}
+    gradients = {name: zeros[name] if one.grad is None else one.grad for name, one in ours.named_parameters()}
+    (tmp_path / "ours").mkdir()
+    save_model(tmp_path / "ours", ours.config, gradients)
+    again = type(theirs).from_pretrained(tmp_path / "ours")
+    for (name, one), two in zip(again.named_parameters(), theirs.parameters(), strict=True):
+        assert two.grad is not None
+        torch.testing.assert_close(one.data, two.grad, rtol=1e-3, atol=1e-5, msg=lambda text, at=name: f"{at}: {text}")
 
 
 HEADS = {"sequence": "ForSequenceClassification", "token": "ForTokenClassification", "span": "ForQuestionAnswering"}
