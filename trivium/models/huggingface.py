@@ -39,14 +39,14 @@ class Key:
     own:        name of the parameter here; several are stacked along the output dimension, in this order.
     transposed: the file stores [in, out] (GPT-2's Conv1D), torch.nn.Linear [out, in].
     grouped:    several parameters are stacked for each key/value head, and these one after the other.
-    when:       (setting, value) of the models that have this tensor, where a family names the same parameter twice.
+    when:       (setting, values ...) of models that have this tensor, where a family has two names for a parameter.
     """
 
     file: str
     own: tuple[str, ...]
     transposed: bool = False
     grouped: bool = False
-    when: tuple[str, Any] | None = None
+    when: tuple[str, ...] = ()
 
     def at(self, *numbers: int) -> Key:
         """The key of one layer, or of one expert of one layer."""
@@ -76,7 +76,7 @@ def keys(
     *own: str,
     transposed: bool = False,
     grouped: bool = False,
-    when: tuple[str, Any] | None = None,
+    when: tuple[str, ...] = (),
     kinds: tuple[str, ...] = ("weight", "bias"),
 ) -> list[Key]:
     """The keys of a module: its weight and, where the model has one, its bias (which is never transposed)."""
@@ -86,16 +86,25 @@ def keys(
     ]
 
 
-def causal_heads(name: str, *, without: Collection[str] = (), span_prefix: str | None = None) -> dict[str, Head]:
-    """The heads of the decoders of transformers that keep their body in `model.` and differ in the name only.
+def causal_heads(
+    name: str,
+    *,
+    without: Collection[str] = (),
+    span_prefix: str | None = None,
+    language: str = "lm_head",
+    token: str = "score",
+) -> dict[str, Head]:
+    """The heads of the decoders of transformers, whose classes differ in the name only.
 
-    without: heads that the family does not have. span_prefix: where the class for spans keeps the body, if elsewhere.
+    without:         heads that the family does not have.
+    span_prefix:     where the class for spans keeps the body, if elsewhere.
+    language, token: names of the last layer.
     """
     biased = {"head_bias": True}
     heads = {
-        "language": Head(f"{name}ForCausalLM", keys("lm_head", "head")),
+        "language": Head(f"{name}ForCausalLM", keys(language, "head")),
         "sequence": Head(f"{name}ForSequenceClassification", keys("score", "head.out"), {"pooling": "last"}),
-        "token": Head(f"{name}ForTokenClassification", keys("score", "head.out"), biased),
+        "token": Head(f"{name}ForTokenClassification", keys(token, "head.out"), biased),
         "span": Head(f"{name}ForQuestionAnswering", keys("qa_outputs", "head.out"), biased, prefix=span_prefix),
         "none": Head(f"{name}Model", []),
     }
@@ -135,7 +144,7 @@ def expand(table: Collection[Key], config: ModelConfig, parameters: Collection[s
     """The table for every layer and expert of `config`, without keys of `parameters` this model does not have."""
     rows: list[Key] = []
     for key in table:
-        if key.when is not None and getattr(config, key.when[0]) != key.when[1]:
+        if key.when and getattr(config, key.when[0]) not in key.when[1:]:
             continue
         encoder = config.num_decoder_layers is None or key.own[0].startswith("encoder.")
         ranges = [range(config.num_layers if encoder else config.num_decoder_layers or 0), range(config.experts)]

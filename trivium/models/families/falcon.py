@@ -12,7 +12,7 @@ from typing import Any
 
 from trivium.models.config import ModelConfig
 from trivium.models.huggingface import (
-    Head,
+    causal_heads,
     demand,
     keys,
     read_activation,
@@ -56,15 +56,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "falcon-rw-1b": _shape(2048, 24, 32, 32, vocab_size=50304, bos_id=1, eos_id=2, **_RW),
 }
 
-DERIVED = {"alibi_scale": lambda fields: _alibi_scale(fields["positions"], fields["hidden_size"], fields["num_heads"])}
 
-HEADS = {
-    "language": Head("FalconForCausalLM", keys("lm_head", "head")),
-    "sequence": Head("FalconForSequenceClassification", keys("score", "head.out"), {"pooling": "last"}),
-    "token": Head("FalconForTokenClassification", keys("classifier", "head.out"), {"head_bias": True}),
-    "span": Head("FalconForQuestionAnswering", keys("qa_outputs", "head.out"), {"head_bias": True}),
-    "none": Head("FalconModel", []),
-}
+def _alibi_scale(fields: Mapping[str, Any]) -> float:
+    """The slopes are divided by sqrt(head_dim) like the scores they are added to."""
+    width, heads = fields["hidden_size"], fields["num_heads"]
+    whole = isinstance(width, int) and isinstance(heads, int) and 0 < heads <= width
+    return (width // heads) ** -0.5 if fields["positions"] == "alibi" and whole else 1.0
+
+
+DERIVED = {"alibi_scale": _alibi_scale}
+HEADS = causal_heads("Falcon", token="classifier")
 PREFIX = "transformer."
 IGNORED = r"transformer\.h\.\d+\.self_attention\.rotary_emb\.inv_freq"
 """Tensors of old files that hold no parameters."""
@@ -74,8 +75,7 @@ _QKV = (f"{_ATTENTION}.query", f"{_ATTENTION}.key", f"{_ATTENTION}.value")
 
 KEYS = [
     *keys("transformer.word_embeddings", "embed"),
-    *keys(f"{_BLOCK}.input_layernorm", "blocks.{}.attention_norm", when=("parallel", "one_norm")),
-    *keys(f"{_BLOCK}.input_layernorm", "blocks.{}.attention_norm", when=("parallel", "none")),
+    *keys(f"{_BLOCK}.input_layernorm", "blocks.{}.attention_norm", when=("parallel", "one_norm", "none")),
     *keys(f"{_BLOCK}.post_attention_layernorm", "blocks.{}.mlp_norm", when=("parallel", "none")),
     *keys(f"{_BLOCK}.ln_attn", "blocks.{}.attention_norm", when=("parallel", "two_norms")),
     *keys(f"{_BLOCK}.ln_mlp", "blocks.{}.mlp_norm", when=("parallel", "two_norms")),
@@ -119,18 +119,17 @@ HF_DEFAULTS: dict[str, Any] = {
 def from_hf(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `ModelConfig` from a config.json."""
     fields = read_fields(raw, FIELDS, HF_DEFAULTS)
-    width, heads = fields["hidden_size"], fields["num_heads"]
-    if fields["intermediate_size"] is None and isinstance(width, int):
-        fields["intermediate_size"] = 4 * width
+    fields["positions"] = "alibi" if raw.get("alibi") else "rotary"
+    if fields["intermediate_size"] is None and isinstance(fields["hidden_size"], int):
+        fields["intermediate_size"] = 4 * fields["hidden_size"]
     if raw.get("new_decoder_architecture"):
         demand(raw, parallel_attn=True)
         kv_heads = raw.get("num_kv_heads")
         parallel = "one_norm" if raw.get("num_ln_in_parallel_attn") == 1 else "two_norms"
     else:
         demand(raw, num_ln_in_parallel_attn=1)
-        kv_heads = 1 if raw.get("multi_query", True) else heads
+        kv_heads = 1 if raw.get("multi_query", True) else None
         parallel = "one_norm" if raw.get("parallel_attn", True) else "none"
-    positions = "alibi" if raw.get("alibi") else "rotary"
     return {
         **fields,
         **_ALWAYS,
@@ -138,16 +137,9 @@ def from_hf(raw: Mapping[str, Any]) -> dict[str, Any]:
         "parallel": parallel,
         "activation": read_activation(raw, "activation", "gelu"),
         "biases": ("attention", "mlp") if raw.get("bias") else (),
-        "positions": positions,
-        "alibi_scale": _alibi_scale(positions, width, heads),
+        "alibi_scale": _alibi_scale(fields),
         "rope": read_rope(raw, fields["max_positions"]),
     }
-
-
-def _alibi_scale(positions: str, width: Any, heads: Any) -> float:
-    """The slopes are divided by sqrt(head_dim) like the scores they are added to."""
-    whole = isinstance(width, int) and isinstance(heads, int) and 0 < heads <= width
-    return (width // heads) ** -0.5 if positions == "alibi" and whole else 1.0
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from trivium.models.config import ModelConfig
 from trivium.models.huggingface import (
-    Head,
+    causal_heads,
     keys,
     read_activation,
     read_fields,
@@ -58,13 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt-neox-20b": _shape(6144, 44, 64, 50432, activation="gelu_tanh"),
 }
 
-HEADS = {
-    "language": Head("GPTNeoXForCausalLM", keys("embed_out", "head")),
-    "sequence": Head("GPTNeoXForSequenceClassification", keys("score", "head.out"), {"pooling": "last"}),
-    "token": Head("GPTNeoXForTokenClassification", keys("classifier", "head.out"), {"head_bias": True}),
-    "span": Head("GPTNeoXForQuestionAnswering", keys("qa_outputs", "head.out"), {"head_bias": True}),
-    "none": Head("GPTNeoXModel", []),
-}
+HEADS = causal_heads("GPTNeoX", language="embed_out", token="classifier")
 PREFIX = "gpt_neox."
 IGNORED = r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)"
 """Tensors of old files that hold no parameters: the causal mask and the angles."""
