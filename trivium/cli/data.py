@@ -9,7 +9,7 @@ import typer
 
 from trivium.cli.complete import complete_override, complete_recipe
 from trivium.cli.output import Json, show
-from trivium.errors import DataError
+from trivium.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from trivium.config import ResolvedRecipe
@@ -71,6 +71,7 @@ def inspect(
     from trivium.data.inspect import inspect_rows, print_rows, rows_as_html, rows_as_json
 
     resolved = _resolved(recipe, overrides)
+    _refuse_open_targets(resolved)
     tokenizer = _tokenizer(resolved)
     folder = model or resolved.recipe.model.path
     dataset = _open(resolved, resolved.recipe.data.train, tokenizer)
@@ -87,6 +88,18 @@ def inspect(
         from rich.console import Console
 
         print_rows(rows, Console())
+
+
+def _refuse_open_targets(resolved: ResolvedRecipe) -> None:
+    """Next tokens would be shown where a method hides others in each epoch."""
+    method = resolved.method.cls(resolved.method.config)
+    if method.data_kind == "documents" and method.example is not None:
+        raise ConfigError(
+            "this method makes inputs and targets of its own from each text, others in each epoch",
+            where="method.name",
+            value=resolved.method.name,
+            fix='see what it makes of a sentence: trivium data inspect RECIPE --explain "..."',
+        )
 
 
 def _explain(resolved: ResolvedRecipe, text: str, model: Path | None, page: Path | None, as_json: bool) -> None:
@@ -106,9 +119,10 @@ def _explain(resolved: ResolvedRecipe, text: str, model: Path | None, page: Path
 
 
 def _model(folder: str | Path | None) -> Transformer | None:
-    from trivium.models.folder import load_model
+    """The model whose loss is shown; only a decoder predicts the next token of a sequence that stands alone."""
+    from trivium.models.folder import load_model, read_config
 
-    return None if folder is None else load_model(folder)
+    return None if folder is None or read_config(folder).kind != "decoder" else load_model(folder)
 
 
 def _resolved(recipe: Path, overrides: list[str] | None) -> ResolvedRecipe:
