@@ -36,12 +36,21 @@ class WordVectors:
     words:  V different words; of trained vectors the most frequent first.
     matrix: [V, D] their vectors, float32.
     facts:  what is known of their training; JSON values.
+    contexts: [V, D] right after training, the vectors by which words are predicted; they are not saved.
     """
 
-    def __init__(self, words: Sequence[str], matrix: Floats, *, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        matrix: Floats,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        contexts: Floats | None = None,
+    ) -> None:
         self.words = list(words)
         self.matrix = np.ascontiguousarray(matrix, dtype=np.float32)
         self.facts = dict(facts or {})
+        self.contexts = contexts
         self.index = {word: number for number, word in enumerate(self.words)}
         if self.matrix.ndim != 2 or len(self.matrix) != len(self.words) or len(self.index) != len(self.words):
             raise TokenizerError(

@@ -135,6 +135,7 @@ def train_vectors(
         return WordVectors(
             vocabulary.words,
             training.inputs.numpy(),
+            contexts=training.outputs.numpy(),
             facts={
                 "words_read": corpus.total,
                 "documents": corpus.documents,
