@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,7 @@ import typer
 from trivium.errors import TriviumError
 
 if TYPE_CHECKING:
-    from trivium.inference.model import LanguageModel, Options, Prompt
+    from trivium.inference.model import Generation, LanguageModel, Options, Prompt
 
 Model = Annotated[Path, typer.Argument(help="A model folder.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.")]
@@ -109,12 +109,17 @@ def generate(
         return
     with _named(list(texts)):
         answers = loaded.answers(prompts, n=n, **options)
+    _print(answers, list(texts.values()), n, as_json=as_json)
+
+
+def _print(answers: Iterator[Generation], texts: Sequence[str], n: int, *, as_json: bool) -> None:
+    """The `n` answers to each text, one text after the other."""
     for number, answer in enumerate(answers):
-        text = list(texts.values())[number // n]
+        text = texts[number // n]
         if as_json:
             typer.echo(json.dumps({"prompt": text, **asdict(answer)}, ensure_ascii=False))
             continue
-        if len(prompts) * n > 1:
+        if len(texts) * n > 1:
             sample = f", answer {answer.sample + 1} of {n}" if n > 1 else ""
             typer.echo(f"--- {_shortened(text)}{sample} ---")
         typer.echo(answer.text)

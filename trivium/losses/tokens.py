@@ -78,7 +78,7 @@ def _logprobs(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
 
 def _transforms(head: nn.Module) -> bool:
     """Whether the head changes the hidden states first; only the trained ones need that."""
-    return bool(getattr(head, "transforms", False))
+    return bool(getattr(head, "has_transform", False))
 
 
 def _matrix(head: nn.Module) -> tuple[Tensor, Tensor | None]:

@@ -141,7 +141,7 @@ def _share(name: str, shape: tuple[int, ...], config: ModelConfig) -> float:
         inputs = config.hidden_size if name.endswith("relative_bias.weight") else shape[1]
         # Where scores are not divided by the root of the head's width, the queries are.
         unscaled = name.endswith(".query.weight") and config.attention_scale == 1.0
-        return float(inputs * (config.head_dim if unscaled else 1)) ** -0.5
+        return 1 / math.sqrt(inputs * (config.head_dim if unscaled else 1))
     residual = config.norm_placement == "pre" and name.endswith((".output.weight", ".down.weight"))
     return 1 / math.sqrt(2 * config.num_layers) if residual else 1.0
 

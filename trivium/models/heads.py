@@ -24,13 +24,13 @@ from trivium.models.layers import Linear, make_norm
 class LanguageHead(Linear):
     """Logits of each token: softcap(transform(hidden) weight^T + bias).
 
-    transforms: whether `transform` does anything.
+    has_transform: whether `transform` does anything.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.scale = config.head_scale
-        self.transforms = self.scale != 1.0
+        self.has_transform = self.scale != 1.0
         self.softcap = config.logit_softcap
 
     def transform(self, hidden: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class MaskedHead(LanguageHead):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.transforms = True
+        self.has_transform = True
         self.dense = Linear(config.hidden_size, config.hidden_size)
         self.norm = make_norm(config)
         self.activation = kernels.ACTIVATIONS[config.activation]
