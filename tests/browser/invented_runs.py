@@ -7,6 +7,7 @@ import math
 import os
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,52 @@ def invented_run(
         "peak_memory_bytes": 768 << 20, "checkpoint_bytes": 126_011_400, "disk_bytes": 294_100_000,
     }  # fmt: skip
     (folder / "forecast.json").write_text(json.dumps({"forecast": forecast, "fact": fact}))
+    write_evaluation(folder, "validation", invented_evaluation(["negative", "neutral", "positive"], ["Not bad."]))
     if lineage:
         _write_artifacts(folder)
     checkpoint = folder / "checkpoints" / f"step-{steps:08d}"
     checkpoint.mkdir(parents=True)
     (checkpoint / "MANIFEST.json").write_text("{}")
     return folder
+
+
+def invented_evaluation(labels: Sequence[str], mistakes: Sequence[str]) -> dict[str, Any]:
+    """What `trivium eval` says of a model that is right three times out of four."""
+    figure = {"value": 0.75, "low": 0.7, "high": 0.8}
+    number = len(labels)
+    confusion = [
+        [90 if row == column else 30 // max(1, number - 1) for column in range(number)] for row in range(number)
+    ]
+    bins = [
+        {"low": at / 4, "high": (at + 1) / 4, "count": 20, "confidence": at / 4 + 0.1, "accuracy": at / 4 + 0.15}
+        for at in range(4)
+    ]
+    return {
+        "kind": "single_label",
+        "rows": 120 * number,
+        "labels": list(labels),
+        "support": dict.fromkeys(labels, 120),
+        "metrics": {name: figure for name in ("accuracy", "macro_f1", "macro_auroc", "log_loss")},
+        "per_label": {label: {name: figure for name in ("precision", "recall", "f1", "auroc")} for label in labels},
+        "confusion": confusion,
+        "thresholds": {"used": dict.fromkeys(labels, 0.4), "macro_f1_at_half": 0.7, "macro_f1_crossed": 0.72},
+        "calibration": {
+            "temperature": 1.4,
+            "fitted_on": "other data",
+            "ece_before": 0.12,
+            "ece_after": 0.03,
+            "bins_before": bins,
+            "bins_after": bins,
+        },
+        "mistakes": [{"text": text, "true": text, "said": text, "probability": 0.9} for text in mistakes],
+    }
+
+
+def write_evaluation(folder: Path, name: str, content: dict[str, Any]) -> None:
+    """The results in a run."""
+    place = folder / "eval" / name
+    place.mkdir(parents=True)
+    (place / "metrics.json").write_text(json.dumps(content))
 
 
 def invented_split(documents: int) -> dict[str, Any]:
@@ -258,6 +299,8 @@ def hostile_run(folder: Path) -> Path:
     samples = [{"prompt": payload, "completion": payload} for payload in XSS]
     for step in (0, 40):
         (folder / "samples" / f"step-{step:08d}.json").write_text(json.dumps({"step": step, "samples": samples}))
+    write_evaluation(folder, "hostile", invented_evaluation(XSS, XSS))
+    write_evaluation(folder, "broken", {"rows": XSS[0], "metrics": [], "confusion": XSS[1]})
     measures = dict.fromkeys(XSS[:6], 0.5)
     lines = [
         {"kind": "train", "step": n, "loss": 1.0 / n, "player": XSS[n % 2], **measures} for n in range(1, 41)

@@ -31,7 +31,8 @@ def confusion_picture(labels: Sequence[str], matrix: Sequence[Sequence[int]]) ->
 
 def confusion_file(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
     """An SVG file of its own."""
-    return _svg(*_most_frequent(labels, matrix), style=f"<style>{_STYLE}</style>")
+    picture = _svg(*_most_frequent(labels, matrix), style=f"<style>{_STYLE}</style>")
+    return picture.encode(errors="replace").decode()
 
 
 def _most_frequent(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> tuple[list[str], list[list[int]]]:
