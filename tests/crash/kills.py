@@ -52,7 +52,8 @@ def make_world(folder: Path, method: str) -> dict[str, Any]:
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = {"grpo": {"name": "grpo", "reward": "brevity", "group_size": 4, "max_new_tokens": 8, "minibatches": 2}}
     presets = {"mlm": "bert-1m", "denoise": "t5-1m"}
-    shape = {"vocab_size": 400 + len(special), "num_layers": 2, "dropout": 0.1}
+    shape = {"vocab_size": 400 + len(special), "num_layers": 2, "dropout": 0.1, "embedding_dropout": 0.1}
+    shape |= {"denoise": {"attention_dropout": 0.1, "activation_dropout": 0.1}}.get(method, {})
     prompts = {} if method == "mlm" else {"sample_prompts": ["abc"], "sample_every": 20, "sample_tokens": 4}
     validation = {} if method == "grpo" else {"validation": str(folder / "validation.jsonl")}
     return {
