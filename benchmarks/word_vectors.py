@@ -3,10 +3,11 @@
     python benchmarks/word_vectors.py FOLDER --peer-python PATH [--pairs 3] [--epochs 5] [--out FILE]
 
 Both sides get the same words (every twentieth block of 2000 is held out), the same settings (100 numbers, window 5, 5
-noise words, subsampling at 1e-3, min_count 5), and take turns in processes of their own; the figure is the ratio of
-medians. `words_per_second` counts seconds of the clock, `words_per_cpu_second` those the process was given, which other
-work on the machine disturbs less. `shuffled` is gensim on the same words cut into sentences of 200 in random order: it reads books one after the
-other, which costs it quality that our order does not lose.
+noise words, subsampling at 1e-3, min_count 5) but the learning rate of CBOW (0.05 here, 0.025 there, each the default),
+and take turns in processes of their own; the figure is the ratio of medians. `words_per_second` counts seconds of the
+clock, `words_per_cpu_second` those the process was given, which other work on the machine disturbs less. `shuffled` is
+gensim on the same words, cut into sentences of 200 in random order: it reads books one after the other, which costs it
+quality that our order does not lose.
 
 heldout   loss of a prediction on the held-out words, with fresh noise, by the same code for both
 pairs     share of 62 related pairs (king queen, eye eyes, ...) where one is among the ten nearest of the other
