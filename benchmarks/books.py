@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -30,8 +30,11 @@ def paragraphs(book: Path) -> Iterator[str]:
             yield line
 
 
-def write_books(folder: Path, *, held_out: int = 400, vocab_size: int = 8192) -> None:
+def write_books(
+    folder: Path, *, held_out: int = 400, vocab_size: int = 8192, special: Sequence[str] = ("mask",)
+) -> None:
     """`train.jsonl`, `validation.jsonl` (`held_out` paragraphs of whole books) and `tokenizer` in `folder`."""
+    from trivium.tokenizers.special import expanded
     from trivium.tokenizers.train import train_bpe
 
     books = sorted((DATA / "gutenberg").glob("*.txt"))
@@ -43,4 +46,4 @@ def write_books(folder: Path, *, held_out: int = 400, vocab_size: int = 8192) ->
         lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     (folder / "tokenizer").mkdir()
-    train_bpe(train, vocab_size=vocab_size, special=["[MASK]"]).save(folder / "tokenizer")
+    train_bpe(train, vocab_size=vocab_size, special=expanded(special)).save(folder / "tokenizer")

@@ -1,6 +1,6 @@
 """Does the loss of each pretraining objective fall as in transformers?
 
-    python benchmarks/objectives.py mlm [--steps 400] [--out FILE]
+    python benchmarks/objectives.py mlm span_corruption infilling [--steps 400] [--out FILE]
 
 Ours is a whole run of `tv.train` on the paragraphs of old books. Theirs is the transformers model of the same shape
 with the same first weights, given the same corrupted batches (padded, as it wants them), the same learning rate at
@@ -59,7 +59,29 @@ def mlm() -> Objective:
     return Objective({"name": "mlm"}, "bert-1m", "BertForMaskedLM", inputs)
 
 
-OBJECTIVES = {"mlm": mlm}
+def text_to_text(batch: Batch) -> dict[str, Tensor]:
+    """What an encoder-decoder of transformers is called with."""
+    assert batch.source is not None
+    source, seen = padded(batch.source.ids, batch.source.layout, 0)
+    ids, mask = padded(batch.input_ids, batch.layout, 0)
+    labels, _ = padded(batch.targets, batch.layout, -100)
+    encoder = {"input_ids": source, "attention_mask": seen}
+    return {**encoder, "decoder_input_ids": ids, "decoder_attention_mask": mask, "labels": labels}
+
+
+def span_corruption() -> Objective:
+    """T5's missing spans."""
+    method = {"name": "denoise", "objective": "t5"}
+    return Objective(method, "t5-1m", "T5ForConditionalGeneration", text_to_text)
+
+
+def infilling() -> Objective:
+    """BART's spans behind one mask each, and sentences in another order."""
+    method = {"name": "denoise", "objective": "bart"}
+    return Objective(method, "bart-1m", "BartForConditionalGeneration", text_to_text)
+
+
+OBJECTIVES = {"mlm": mlm, "span_corruption": span_corruption, "infilling": infilling}
 
 
 def padded(values: Tensor, layout: Layout, fill: int) -> tuple[Tensor, Tensor]:
@@ -198,7 +220,7 @@ def main() -> None:
                 for part in ("train.jsonl", "validation.jsonl", "tokenizer"):
                     (folder / part).symlink_to(arguments.books.resolve() / part)
             else:
-                write_books(folder)
+                write_books(folder, special=("mask", "sentinels"))
             results[name] = compare(name, folder, arguments.steps)
         print(
             f"{name}: validation loss {results[name]['ours']:.4f}, transformers {results[name]['theirs']:.4f} "
