@@ -61,29 +61,32 @@ def mask_words(ids: Ints, random: np.random.Generator, masking: Masking, *, star
 
     A word that would go over the budget is passed over; if none fits, the first one drawn is taken all the same.
     """
-    words = _words(ids, starts, masking)
-    budget = masking.budget(sum(len(word) for word in words))
+    places, bounds = _words(ids, starts, masking)
+    budget = masking.budget(len(places))
     taken: list[Ints] = []
-    left: list[Ints] = []
-    for number in random.permutation(len(words)).tolist():
-        fits = len(words[number]) <= budget
-        budget -= len(words[number]) if fits else 0
-        (taken if fits else left).append(words[number])
-    chosen = np.concatenate(taken or left[:1] or [np.zeros(0, dtype=np.int64)])
+    passed: list[Ints] = []
+    for number in random.permutation(len(bounds) - 1).tolist():
+        if not budget:
+            break
+        word = places[bounds[number] : bounds[number + 1]]
+        fits = len(word) <= budget
+        budget -= len(word) if fits else 0
+        (taken if fits else passed).append(word)
+    chosen = np.concatenate(taken or passed[:1] or [np.zeros(0, dtype=np.int64)])
     return _hidden(ids, chosen, np.arange(len(chosen)), random, masking)
 
 
 def mask_spans(ids: Ints, random: np.random.Generator, masking: Masking, *, starts: NDArray[np.bool_]) -> Example:
     """Spans of whole words; all tokens of a span share one fate. The last span is cut where the budget ends."""
-    words = _words(ids, starts, masking)
-    budget = masking.budget(sum(len(word) for word in words))
+    places, bounds = _words(ids, starts, masking)
+    budget = masking.budget(len(places))
     span_of = np.full(len(ids), -1, dtype=np.int64)
     count = spans = 0
-    for first in random.permutation(len(words)).tolist():
+    for first in random.permutation(len(bounds) - 1).tolist():
         if count == budget:
             break
-        length = _span_length(random)
-        span = np.concatenate(words[first : first + length])[: budget - count]
+        last = min(first + _span_length(random), len(bounds) - 1)
+        span = places[bounds[first] : bounds[last]][: budget - count]
         # A span ends where the line of hidable tokens is broken, and does not run into another one.
         broken = np.flatnonzero((np.diff(span, prepend=span[0] - 1) != 1) | (span_of[span] >= 0))
         span = span[: broken[0]] if len(broken) else span
@@ -99,14 +102,14 @@ def _span_length(random: np.random.Generator) -> int:
     return 1 + int(np.log1p(-random.random() * whole) / np.log(SPAN_CONTINUES))
 
 
-def _words(ids: Ints, starts: NDArray[np.bool_], masking: Masking) -> list[Ints]:
-    """Positions of each word; special tokens belong to none and end the word before them."""
-    ordinary = masking.ordinary[ids]
-    places = np.flatnonzero(ordinary)
-    if not len(places):
-        return []
+def _words(ids: Ints, starts: NDArray[np.bool_], masking: Masking) -> tuple[Ints, list[int]]:
+    """(positions of all words, one after the other; where in them each word begins, and the end of the last).
+
+    Special tokens belong to no word and end the one before them.
+    """
+    places = np.flatnonzero(masking.ordinary[ids])
     begins = starts[places] | (np.diff(places, prepend=-2) != 1)
-    return np.split(places, np.flatnonzero(begins)[1:])
+    return places, [*np.flatnonzero(begins).tolist(), len(places)]
 
 
 def _hidden(ids: Ints, chosen: Ints, fate_of: Ints, random: np.random.Generator, masking: Masking) -> Example:
