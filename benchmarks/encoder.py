@@ -86,8 +86,10 @@ def theirs(folder: Path, steps: int, setting: str) -> dict[str, float]:
         TrainerCallback,
         TrainingArguments,
     )
+    from transformers.trainer_pt_utils import get_length_grouped_indices
 
     torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
     special = {"pad_token": "<|pad|>", "mask_token": "[MASK]", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer" / "tokenizer.json"), **special)
     texts = [json.loads(line)["text"] for line in (folder / "train.jsonl").read_text().splitlines()]
@@ -95,8 +97,12 @@ def theirs(folder: Path, steps: int, setting: str) -> dict[str, float]:
     documents = [tokenizer(text)["input_ids"][: SEQUENCE - 1] + ends for text in texts]
     mean = sum(map(len, documents)) / len(documents)
     batch = max(1, round(TOKENS / mean))
-    # Just the run: the sampler sorts by length inside of some batches, so a part of them would not stand for all.
-    rows = random.Random(0).sample(documents, steps * batch)
+    rows = documents
+    if setting == "grouped":
+        # Any batches of a whole epoch of its sampler, which sorts 50 at a time and begins with the longest.
+        order = get_length_grouped_indices([len(document) for document in documents], batch)
+        starts = random.Random(0).sample(range(0, len(order) - batch + 1, batch), steps)
+        rows = [documents[number] for start in starts for number in order[start : start + batch]]
     if setting == "blocks":
         flat = list(itertools.chain.from_iterable(documents))
         rows = [flat[at : at + SEQUENCE] for at in range(0, len(flat) - SEQUENCE + 1, SEQUENCE)]
@@ -143,7 +149,7 @@ def theirs(folder: Path, steps: int, setting: str) -> dict[str, float]:
             save_steps=steps,
             report_to=[],
             disable_tqdm=True,
-            train_sampling_strategy="group_by_length" if setting == "grouped" else "random",
+            train_sampling_strategy="sequential" if setting == "grouped" else "random",
             remove_unused_columns=False,
         ),
         train_dataset=[{"input_ids": row} for row in rows],
