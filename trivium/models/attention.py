@@ -10,6 +10,7 @@ Shapes: T tokens, S sequences; query [T, H, C]; key, value [T, K, C]; result [T,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from trivium.data.batch import Layout
 from trivium.models.cache import KVCache
+from trivium.models.padded import Buckets, worth_padding
 from trivium.models.ragged import equal_neighbours, heads_first, ragged_attention, seen_mask
 
 
@@ -193,6 +195,9 @@ class RaggedAttention:
             for _, _, (length, prefix) in self.runs
         }
         self.compiles = pattern.bias is None and pattern.softcap is None and not any(prefixes)
+        self.buckets: Buckets | None = None
+        if device.type == "cpu" and not any(prefixes) and worth_padding(layout, layout, len(self.runs)):
+            self.buckets = Buckets(layout, layout, mask=partial(_self_mask, pattern, bias), device=device)
         self.ends: Tensor | None = None
         if device.type == "cuda" and self.compiles:
             starts = torch.tensor([*layout.starts(), layout.tokens], dtype=torch.int32)
@@ -208,6 +213,8 @@ class RaggedAttention:
                 query, key, value, self.lengths, pattern.causal, pattern.window, pattern.scale
             )
             return attended[0]
+        if self.buckets is not None:
+            return _in_buckets(self.buckets, self.pattern, dropout, query, key, value)
         sizes = [end - start for start, end, _ in self.runs]
         parts = zip(*(torch.split(x, sizes) for x in (query, key, value)), self.runs, strict=True)
         results = [self.calls[kind](q, k, v, layer=layer, dropout=dropout) for q, k, v, (_, _, kind) in parts]
@@ -320,7 +327,7 @@ class CachedAttention:
 class CrossAttention:
     """Each sequence looks at all of its source: one call for each run of equally long neighbours."""
 
-    def __init__(self, layout: Layout, source: Layout, *, pattern: Pattern) -> None:
+    def __init__(self, layout: Layout, source: Layout, *, pattern: Pattern, device: torch.device) -> None:
         if layout.sequences != source.sequences:
             raise ValueError(f"{layout.sequences} sequences and {source.sequences} sources do not belong together")
         self.pattern = pattern
@@ -335,9 +342,14 @@ class CrossAttention:
             end, until = at + count * length, there + count * long
             self.runs.append((slice(at, end), slice(there, until), length, long))
             at, there, first = end, until, number + 1
+        self.buckets: Buckets | None = None
+        if device.type == "cpu" and worth_padding(layout, source, len(self.runs)):
+            self.buckets = Buckets(layout, source, mask=_cross_mask, device=device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """[T, H, C] from query [T, H, C], key and value [T_s, K, C]."""
+        if self.buckets is not None:
+            return _in_buckets(self.buckets, self.pattern, dropout, query, key, value)
         parts = []
         for at, there, length, long in self.runs:
             if not length:
@@ -358,6 +370,31 @@ class CrossAttention:
         return torch.cat(parts) if len(parts) > 1 else parts[0] if parts else query
 
 
+def _self_mask(
+    pattern: Pattern, bias: Tensor | None, queries: Tensor, keys: Tensor, most: int, widest: int
+) -> Tensor | None:
+    """The mask of a bucket of sequences that look at themselves; a place that is fill looks at all of its own."""
+    fill = torch.arange(most, device=keys.device) >= queries[:, None]
+    real = torch.arange(widest, device=keys.device) < keys[:, None]
+    seen = seen_mask(most, widest, causal=pattern.causal, window=pattern.window, device=keys.device)
+    seen = (seen | fill[:, None, :, None]) & real[:, None, None, :]
+    return seen if bias is None else bias[:, :most, :widest].masked_fill(~seen, float("-inf"))
+
+
+def _cross_mask(queries: Tensor, keys: Tensor, most: int, widest: int) -> Tensor:
+    """The mask of a bucket of sequences that look at all of another one."""
+    return (torch.arange(widest, device=keys.device) < keys[:, None])[:, None, None, :]
+
+
+def _in_buckets(
+    buckets: Buckets, pattern: Pattern, dropout: float, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        return attend_heads(query, key, value, mask=mask, pattern=pattern, dropout=dropout, causal=False)
+
+    return buckets.gather(attend)(query, key, value)
+
+
 class CachedCrossAttention:
     """The same with the keys and values of the sources in the cache: stored by the first forward pass, then read."""
 
@@ -367,7 +404,7 @@ class CachedCrossAttention:
         self, cache: KVCache, layout: Layout, source: Layout | None, *, pattern: Pattern, device: torch.device
     ) -> None:
         self.cache, self.pattern, self.source = cache, pattern, source
-        self.first = None if source is None else CrossAttention(layout, source, pattern=pattern)
+        self.first = None if source is None else CrossAttention(layout, source, pattern=pattern, device=device)
         self.spans = list(layout.spans())
         self.decoding = all(length == 1 for length in layout.lengths)
         self.mask: Tensor | None = None
@@ -416,7 +453,7 @@ def plan_cross_attention(
         return CachedCrossAttention(cache, layout, source, pattern=pattern, device=device)
     if source is None:
         raise ValueError("an encoder-decoder needs a source")
-    return CrossAttention(layout, source, pattern=pattern)
+    return CrossAttention(layout, source, pattern=pattern, device=device)
 
 
 def _square_bias(bias: Bias, length: int, device: torch.device) -> Tensor:

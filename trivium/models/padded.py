@@ -1,0 +1,104 @@
+"""Attention over many short sequences: those of similar length stand side by side, filled up to the longest of them.
+
+One call for each sequence costs more than its arithmetic when sequences are as short as sentences. What is filled up
+is never looked at, and its results are dropped. Everything is planned once per forward pass, from plain numbers.
+
+Shapes: n sequences in a bucket, Q and N the most queries and keys of one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trivium.data.batch import Layout
+from trivium.models.ragged import heads_first
+
+_GROWTH = 1.25
+"""Lengths of one bucket differ by this factor at most; so much of it can be fill."""
+_LONGEST = 256
+"""Longer sequences are worth a call of their own."""
+_WORTH = 2
+"""How many calls a bucket must save."""
+
+Mask = Callable[[Tensor, Tensor, int, int], Tensor | None]
+"""(queries [n], keys [n], Q, N) -> what to add to the scores or whether to look, broadcast to [n, H, Q, N]."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """queries [n * Q], keys [n * N]: the token in each place. mask: see `Mask`."""
+
+    queries: Tensor
+    keys: Tensor
+    most: int
+    widest: int
+    mask: Tensor | None
+
+
+class Buckets:
+    """The plan for one layout of queries and one of keys.
+
+    places: [T] where the result of each token stands in the results of all buckets.
+    """
+
+    def __init__(self, layout: Layout, source: Layout, *, mask: Mask, device: torch.device) -> None:
+        starts, others = (torch.tensor(each.starts(), device=device) for each in (layout, source))
+        lengths, longs = (torch.tensor(each.lengths, device=device) for each in (layout, source))
+        self.buckets: list[Bucket] = []
+        self.places = torch.empty(layout.tokens, dtype=torch.int64, device=device)
+        begun = 0
+        for numbers in _alike(layout.lengths, source.lengths):
+            chosen = torch.tensor(numbers, device=device)
+            most, widest = (max(each.lengths[number] for number in numbers) for each in (layout, source))
+            queries, real = _filled(starts[chosen], lengths[chosen], most)
+            keys, _ = _filled(others[chosen], longs[chosen], widest)
+            own = mask(lengths[chosen], longs[chosen], most, widest)
+            self.buckets.append(Bucket(queries.flatten(), keys.flatten(), most, widest, own))
+            at = torch.arange(len(numbers) * most, device=device).view(-1, most) + begun
+            self.places[queries[real]] = at[real]
+            begun += len(numbers) * most
+
+    def gather(self, attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]) -> Callable[..., Tensor]:
+        """A function of query [T, H, C], key and value [T_s, K, C] that calls `attend` for each bucket."""
+
+        def whole(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            parts = []
+            for bucket in self.buckets:
+                out = attend(
+                    heads_first(query.index_select(0, bucket.queries), bucket.most),
+                    heads_first(key.index_select(0, bucket.keys), bucket.widest),
+                    heads_first(value.index_select(0, bucket.keys), bucket.widest),
+                    bucket.mask,
+                )
+                parts.append(out.transpose(1, 2).flatten(0, 1))
+            return torch.cat(parts).index_select(0, self.places)
+
+        return whole
+
+
+def worth_padding(layout: Layout, source: Layout, calls: int) -> bool:
+    """Whether buckets take fewer calls, by enough, than `calls`."""
+    lengths = (*layout.lengths, *source.lengths)
+    if not all(0 < length <= _LONGEST for length in lengths):
+        return False
+    return calls > _WORTH * len(_alike(layout.lengths, source.lengths))
+
+
+def _alike(lengths: Sequence[int], longs: Sequence[int]) -> list[list[int]]:
+    """Numbers of the sequences of each bucket."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, pair in enumerate(zip(lengths, longs, strict=True)):
+        size, long = (int(math.log(length) / math.log(_GROWTH)) for length in pair)
+        groups.setdefault((size, long), []).append(number)
+    return list(groups.values())
+
+
+def _filled(starts: Tensor, lengths: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """[n, most] token of each place, the last of its sequence where that has ended, and which places are real."""
+    at = torch.arange(most, device=starts.device)
+    return starts[:, None] + torch.minimum(at, lengths[:, None] - 1), at < lengths[:, None]
