@@ -392,7 +392,7 @@ def _in_buckets(
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         return attend_heads(query, key, value, mask=mask, pattern=pattern, dropout=dropout, causal=False)
 
-    return buckets.gather(attend)(query, key, value)
+    return buckets.attend(query, key, value, attend)
 
 
 class CachedCrossAttention:

@@ -25,16 +25,17 @@ _LONGEST = 256
 _WORTH = 2
 """How many calls a bucket must save."""
 
+Call = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""(query [n, H, Q, C], key and value [n, K, N, C], mask) -> [n, H, Q, C]."""
 Mask = Callable[[Tensor, Tensor, int, int], Tensor | None]
 """(queries [n], keys [n], Q, N) -> what to add to the scores or whether to look, broadcast to [n, H, Q, N]."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """queries [n * Q], keys [n * N]: the token in each place. mask: see `Mask`."""
+    """count sequences of at most `most` queries and `widest` keys. mask: see `Mask`."""
 
-    queries: Tensor
-    keys: Tensor
+    count: int
     most: int
     widest: int
     mask: Tensor | None
@@ -43,7 +44,7 @@ class Bucket:
 class Buckets:
     """The plan for one layout of queries and one of keys.
 
-    places: [T] where the result of each token stands in the results of all buckets.
+    queries, keys: the token in each place of all buckets. places: [T] where the result of each token stands in theirs.
     """
 
     def __init__(self, layout: Layout, source: Layout, *, mask: Mask, device: torch.device) -> None:
@@ -51,34 +52,39 @@ class Buckets:
         lengths, longs = (torch.tensor(each.lengths, device=device) for each in (layout, source))
         self.buckets: list[Bucket] = []
         self.places = torch.empty(layout.tokens, dtype=torch.int64, device=device)
+        all_queries: list[Tensor] = []
+        all_keys: list[Tensor] = []
         begun = 0
         for numbers in _alike(layout.lengths, source.lengths):
             chosen = torch.tensor(numbers, device=device)
             most, widest = (max(each.lengths[number] for number in numbers) for each in (layout, source))
             queries, real = _filled(starts[chosen], lengths[chosen], most)
             keys, _ = _filled(others[chosen], longs[chosen], widest)
-            own = mask(lengths[chosen], longs[chosen], most, widest)
-            self.buckets.append(Bucket(queries.flatten(), keys.flatten(), most, widest, own))
             at = torch.arange(len(numbers) * most, device=device).view(-1, most) + begun
             self.places[queries[real]] = at[real]
             begun += len(numbers) * most
+            all_queries.append(queries.flatten())
+            all_keys.append(keys.flatten())
+            self.buckets.append(Bucket(len(numbers), most, widest, mask(lengths[chosen], longs[chosen], most, widest)))
+        self.queries, self.keys = torch.cat(all_queries), torch.cat(all_keys)
 
-    def gather(self, attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]) -> Callable[..., Tensor]:
-        """A function of query [T, H, C], key and value [T_s, K, C] that calls `attend` for each bucket."""
-
-        def whole(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            parts = []
-            for bucket in self.buckets:
-                out = attend(
-                    heads_first(query.index_select(0, bucket.queries), bucket.most),
-                    heads_first(key.index_select(0, bucket.keys), bucket.widest),
-                    heads_first(value.index_select(0, bucket.keys), bucket.widest),
-                    bucket.mask,
-                )
-                parts.append(out.transpose(1, 2).flatten(0, 1))
-            return torch.cat(parts).index_select(0, self.places)
-
-        return whole
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+        """[T, H, C] from query [T, H, C], key and value [T_s, K, C], with one `call` for each bucket."""
+        # Gathered at once, not bucket by bucket, since each gather has a derivative as large as all tokens.
+        many = [each.count * each.most for each in self.buckets]
+        wide = [each.count * each.widest for each in self.buckets]
+        parts = zip(
+            self.buckets,
+            torch.split(query.index_select(0, self.queries), many),
+            torch.split(key.index_select(0, self.keys), wide),
+            torch.split(value.index_select(0, self.keys), wide),
+            strict=True,
+        )
+        results = [
+            call(heads_first(q, each.most), heads_first(k, each.widest), heads_first(v, each.widest), each.mask)
+            for each, q, k, v in parts
+        ]
+        return torch.cat([out.transpose(1, 2).flatten(0, 1) for out in results]).index_select(0, self.places)
 
 
 def worth_padding(layout: Layout, source: Layout, calls: int) -> bool:
