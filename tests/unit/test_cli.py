@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPE = (
     "name: run\nmethod: clm\nmodel: {preset: llama-1m}\ntokenizer: tok\ndata: {train: data.txt}\ntrain: {steps: 1}\n"
 )
-VERBS = ["quickstart", "data", "tokenizer", "train", "generate", "chat", "lineage", "report"]
-VERBS += ["verify", "doctor", "compress", "config", "plan", "schema"]
+VERBS = ["quickstart", "data", "tokenizer", "train", "eval", "generate", "chat", "lineage", "report"]
+VERBS += ["verify", "doctor", "compress", "config", "plan", "schema", "music"]
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_help_lists_the_verbs_in_the_order_of_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     listed = capsys.readouterr().out.partition("Commands:")[2].splitlines()
-    assert [line.split()[0] for line in listed if line.startswith("  ")][: len(VERBS)] == VERBS[:8] + sorted(VERBS[8:])
+    assert [line.split()[0] for line in listed if line.startswith("  ")][: len(VERBS)] == VERBS[:9] + sorted(VERBS[9:])
 
 
 @pytest.mark.parametrize("verb_name", VERBS)
