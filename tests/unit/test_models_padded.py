@@ -14,8 +14,8 @@ from trivium.models.build import build_model, preset
 from trivium.models.padded import worth_padding
 
 DRAW = random.Random(0)
-LENGTHS = tuple(DRAW.randrange(1, 40) for _ in range(60))
-SOURCES = tuple(DRAW.randrange(1, 40) for _ in range(60))
+LENGTHS = (270, *(DRAW.randrange(1, 40) for _ in range(60)), 270)
+SOURCES = (3, *(DRAW.randrange(1, 40) for _ in range(60)), 300)
 SMALL: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_heads": 2, "head_dim": 16, "intermediate_size": 32}
 
 
@@ -29,12 +29,12 @@ def gradients(model: torch.nn.Module, *inputs: Any, **more: Any) -> tuple[torch.
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("t5-1m", {"init_std": 1.0}),
-        ("bart-1m", {"max_positions": 64, "init_std": 0.2}),
-        ("llama-1m", {"max_positions": 64, "init_std": 0.2}),
-        ("mistral-1m", {"max_positions": 64, "init_std": 0.2, "sliding_window": 5}),
-        ("bert-1m", {"max_positions": 64, "init_std": 0.2}),
-        ("gemma2-1m", {"max_positions": 64, "init_std": 0.2, "sliding_window": 5}),
+        ("t5-1m", {"init_std": 0.5}),
+        ("bart-1m", {"max_positions": 300, "init_std": 0.2}),
+        ("llama-1m", {"max_positions": 300, "init_std": 0.2}),
+        ("mistral-1m", {"max_positions": 300, "init_std": 0.2, "sliding_window": 5}),
+        ("bert-1m", {"max_positions": 300, "init_std": 0.2}),
+        ("gemma2-1m", {"max_positions": 300, "init_std": 0.2, "sliding_window": 5}),
     ],
 )
 def test_results_and_gradients(name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +63,7 @@ def test_when_it_is_worth_it() -> None:
     assert worth(*LENGTHS)
     assert not worth(3, 30, 100)
     assert not worth(*range(1000, 1060))
+    assert worth(*range(1000, 1010), *LENGTHS)
     assert not worth(*LENGTHS, 0)
 
 
@@ -70,4 +71,4 @@ def test_lengths_of_a_bucket_are_alike() -> None:
     for numbers in padded._alike(LENGTHS, SOURCES):
         for lengths in (LENGTHS, SOURCES):
             chosen = [lengths[number] for number in numbers]
-            assert max(chosen) <= max(min(chosen) * padded._GROWTH, min(chosen) + 1)
+            assert min(chosen) > padded._LONGEST or max(chosen) <= max(min(chosen) * padded._GROWTH, min(chosen) + 1)

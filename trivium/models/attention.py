@@ -374,6 +374,8 @@ def _self_mask(
     pattern: Pattern, bias: Tensor | None, queries: Tensor, keys: Tensor, most: int, widest: int
 ) -> Tensor | None:
     """The mask of a bucket of sequences that look at themselves; a place that is fill looks at all of its own."""
+    if bias is None and (pattern.window or most) >= most and int(queries.min()) == most:
+        return None
     fill = torch.arange(most, device=keys.device) >= queries[:, None]
     real = torch.arange(widest, device=keys.device) < keys[:, None]
     seen = seen_mask(most, widest, causal=pattern.causal, window=pattern.window, device=keys.device)
@@ -381,8 +383,10 @@ def _self_mask(
     return seen if bias is None else bias[:, :most, :widest].masked_fill(~seen, float("-inf"))
 
 
-def _cross_mask(queries: Tensor, keys: Tensor, most: int, widest: int) -> Tensor:
+def _cross_mask(queries: Tensor, keys: Tensor, most: int, widest: int) -> Tensor | None:
     """The mask of a bucket of sequences that look at all of another one."""
+    if int(keys.min()) == widest:
+        return None
     return (torch.arange(widest, device=keys.device) < keys[:, None])[:, None, None, :]
 
 
@@ -390,7 +394,8 @@ def _in_buckets(
     buckets: Buckets, pattern: Pattern, dropout: float, query: Tensor, key: Tensor, value: Tensor
 ) -> Tensor:
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        return attend_heads(query, key, value, mask=mask, pattern=pattern, dropout=dropout, causal=False)
+        causal = mask is None and pattern.causal
+        return attend_heads(query, key, value, mask=mask, pattern=pattern, dropout=dropout, causal=causal)
 
     return buckets.attend(query, key, value, attend)
 

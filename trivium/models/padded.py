@@ -21,7 +21,7 @@ from trivium.models.ragged import heads_first
 _GROWTH = 1.25
 """Lengths of one bucket differ by this factor at most; so much of it can be fill."""
 _LONGEST = 256
-"""Longer sequences are worth a call of their own."""
+"""Of longer sequences only equally long ones share a bucket: there the arithmetic counts."""
 _WORTH = 2
 """How many calls a bucket must save."""
 
@@ -89,8 +89,7 @@ class Buckets:
 
 def worth_padding(layout: Layout, source: Layout, calls: int) -> bool:
     """Whether buckets take fewer calls, by enough, than `calls`."""
-    lengths = (*layout.lengths, *source.lengths)
-    if not all(0 < length <= _LONGEST for length in lengths):
+    if not all((*layout.lengths, *source.lengths)):
         return False
     return calls > _WORTH * len(_alike(layout.lengths, source.lengths))
 
@@ -99,9 +98,13 @@ def _alike(lengths: Sequence[int], longs: Sequence[int]) -> list[list[int]]:
     """Numbers of the sequences of each bucket."""
     groups: dict[tuple[int, int], list[int]] = {}
     for number, pair in enumerate(zip(lengths, longs, strict=True)):
-        size, long = (int(math.log(length) / math.log(_GROWTH)) for length in pair)
-        groups.setdefault((size, long), []).append(number)
+        groups.setdefault((_class(pair[0]), _class(pair[1])), []).append(number)
     return list(groups.values())
+
+
+def _class(length: int) -> int:
+    """Lengths of the same class are alike."""
+    return length if length > _LONGEST else -int(math.log(length) / math.log(_GROWTH))
 
 
 def _filled(starts: Tensor, lengths: Tensor, most: int) -> tuple[Tensor, Tensor]:
