@@ -38,10 +38,10 @@ demo: $(VENV)/.core
 	$(BIN)/trivium quickstart
 
 test: $(VENV)/.test
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_FLAGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS)
 
 test-all: $(VENV)/.test
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "" $(PYTEST_FLAGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "" $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --output-format concise
