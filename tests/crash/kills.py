@@ -111,10 +111,12 @@ def finish(recipe: dict[str, Any], kills: int, seed: int, lifetime: float = 0.0)
     context.set_forkserver_preload(PRELOAD)
     rng = random.Random(seed)
     died: Counter[str] = Counter()
+    fresh = True
     while True:
         phase = context.Value("i", 0)
         process = context.Process(target=run_once, args=(recipe, phase))
         process.start()
+        began = time.perf_counter()
         if sum(died.values()) < kills:
             process.join(rng.uniform(0.05, lifetime))
             if process.is_alive():
@@ -122,12 +124,16 @@ def finish(recipe: dict[str, Any], kills: int, seed: int, lifetime: float = 0.0)
                 os.kill(process.pid, signal.SIGKILL)
                 process.join()
                 died[PHASES[phase.value]] += 1
+                fresh = False
                 continue
+            if fresh:  # the machine has become faster: kill within what a run takes now
+                lifetime = min(lifetime, time.perf_counter() - began)
         process.join()
         assert process.exitcode == 0, f"a start of the run failed with exit code {process.exitcode}"
         if sum(died.values()) >= kills:
             return died
         # It got to the end before it was killed often enough: start a new run of the same kind beside it.
+        fresh = True
         folder = Path(recipe["runs"]) / recipe["name"]
         folder.rename(folder.with_name(f"{recipe['name']}-{len(list(folder.parent.iterdir()))}"))
 
