@@ -25,7 +25,7 @@ BASE: dict[str, Any] = {
     "engine": {},
 }
 # Items of lists beside the one in BASE, and models of another shape, are left to tests of their own.
-LEFT_OUT = ("data.validation.", "model.config.rope.scaling")
+LEFT_OUT = ("data.validation.", "model.config.rope.scaling", "model.config.local_rope.scaling")
 
 
 def mutations(word: str, chance: random.Random) -> str:
