@@ -23,9 +23,14 @@ from typing import Any, Literal
 from trivium.errors import ConfigError
 from trivium.nearest import nearest
 
-Folder = Literal["methods", "optim", "transforms"]
+Folder = Literal["methods", "optim", "transforms", "data/steps"]
 
-SINGULAR: dict[Folder, str] = {"methods": "method", "optim": "optimizer", "transforms": "transform"}
+SINGULAR: dict[Folder, str] = {
+    "methods": "method",
+    "optim": "optimizer",
+    "transforms": "transform",
+    "data/steps": "step",
+}
 """What one component of a folder is called in messages and recipes."""
 
 _CONFIG_CLASS = re.compile(r"^ {4}class Config\b", re.MULTILINE)
@@ -49,7 +54,7 @@ def component(folder: Folder, name: str, *, outside: bool = False, where: str | 
         return _outside_component(name, where)
     if name not in names(folder):
         raise _unknown(folder, name, where)
-    module = importlib.import_module(f"trivium.{folder}.{name}")
+    module = importlib.import_module(f"trivium.{folder.replace('/', '.')}.{name}")
     classes = _component_classes(module)
     assert len(classes) == 1, f"{module.__name__} must define exactly one public class with a nested Config"
     return classes[0]

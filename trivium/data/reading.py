@@ -255,5 +255,5 @@ def _document(row: Row, text: str) -> Document:
         text=text,
         source=row.where,
         licence=licence if isinstance(licence, str) else None,
-        meta={key: item for key, item in meta.items() if isinstance(item, str)} if isinstance(meta, dict) else {},
+        meta=meta if isinstance(meta, dict) else {},
     )

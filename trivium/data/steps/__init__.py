@@ -1,0 +1,1 @@
+"""Steps of data pipelines; the folder is the registry."""
