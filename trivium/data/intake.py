@@ -79,8 +79,22 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A part of a file that can be read alone.
+
+    start, end: bytes, or whatever else the reader counts in; the end is not part of it.
+    rows:       lines or rows of the file before it, so that the numbers in names and messages stay true.
+    """
+
+    start: int
+    end: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class InputFile:
-    """A file to read and its name relative to the source."""
+    """A file to read, its name relative to the source, and the part that is meant if it is not all of it."""
 
     path: Path
     name: str
+    span: Span | None = None

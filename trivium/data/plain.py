@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from trivium.data.intake import Intake
+from trivium.data.intake import Intake, Span
 from trivium.errors import DataError
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -28,11 +28,27 @@ def open_bytes(path: Path) -> IO[bytes]:
         raise unreadable(path, error) from error
 
 
-def lines(path: Path, intake: Intake) -> Iterator[tuple[int, str]]:
-    """(physical line number from 1, text without its line end); bad lines go to `intake`."""
-    number = offset = 0
+def line_spans(path: Path, size: int) -> Iterator[Span]:
+    """An unpacked file cut after lines into parts of about `size` bytes; where depends on the file alone."""
+    start = rows = 0
+    with path.open("rb") as stream:
+        while block := stream.read(size):
+            more = 0 if block.endswith(b"\n") else _skip_line(stream, size)
+            end = start + len(block) + more
+            yield Span(start, end, rows)
+            start, rows = end, rows + block.count(b"\n") + (more > 0)
+
+
+def lines(path: Path, intake: Intake, span: Span | None = None) -> Iterator[tuple[int, str]]:
+    """(physical line number from 1, text without its line end); bad lines go to `intake`.
+
+    span: the part of an unpacked file that is wanted, from `line_spans`.
+    """
+    number, offset = (span.rows, span.start) if span else (0, 0)
     with open_bytes(path) as stream:
-        while True:
+        if span:
+            stream.seek(span.start)
+        while span is None or offset < span.end:
             try:
                 raw = stream.readline(intake.row_bytes + 1)
             except (*_DAMAGED, OSError) as error:
@@ -41,14 +57,14 @@ def lines(path: Path, intake: Intake) -> Iterator[tuple[int, str]]:
             if not raw:
                 return
             number += 1
+            begin, offset = offset, offset + len(raw)
             if number == 1:
                 raw = _without_mark(raw, path)
             if len(raw) > intake.row_bytes:
                 intake.reject(_too_long(path, number, intake.row_bytes))
-                offset += len(raw) + _skip_line(stream, intake.row_bytes)
+                offset += _skip_line(stream, intake.row_bytes)
                 continue
-            text = decode(raw, path, intake, line=number, offset=offset)
-            offset += len(raw)
+            text = decode(raw, path, intake, line=number, offset=begin)
             if text is not None:
                 yield number, text.rstrip("\r\n")
 

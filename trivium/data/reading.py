@@ -5,6 +5,8 @@ A reader has `EXTENSIONS` (which files are its own) and one of
     rows(file, intake)       objects or table rows
     documents(file, intake)  whole documents
 
+and where files can be read in parts `spans(file, size)`, the parts.
+
 A reader with `BUILT_IN = True` needs no file and is named by its own name (`pydocs`); one with `FOLDER = True` looks at
 every file of a folder and decides itself.
 """
@@ -23,7 +25,7 @@ from typing import TypeVar
 from trivium.artifacts.manifest import MANIFEST, RECORD, content_hash
 from trivium.artifacts.record import Parent, parent_of
 from trivium.data.documents import Document
-from trivium.data.intake import InputFile, Intake, Row
+from trivium.data.intake import InputFile, Intake, Row, Span
 from trivium.data.plain import unreadable
 from trivium.errors import DataError
 from trivium.nearest import nearest
@@ -40,22 +42,43 @@ ROW_SHAPES = frozenset({"messages", "sharegpt", "alpaca", "prompt_completion"})
 
 def read_documents(source: Source, intake: Intake) -> Iterator[Document]:
     """The documents of a source, in a stable order; one at a time."""
-    built_in = _built_in(source)
-    if built_in is not None:
-        intake.formats[source.path] += 1
-        yield from built_in.documents(InputFile(Path(), source.path), intake)
-        return
     found = False
-    for file, reader in _files(source, intake):
-        if hasattr(reader, "documents"):
-            documents = reader.documents(file, intake)
-        else:
-            documents = _documents_of(reader.rows(file, intake), source.text_field, intake)
-        for document in _guarded(documents, intake):
+    for file, reader in input_files(source, intake):
+        for document in documents_in(file, reader, source, intake):
             found = True
             yield document
     if not found and not intake.quarantined:
-        raise DataError("the source holds no documents", where=source.path, fix="check that the file is not empty")
+        raise no_documents(source)
+
+
+def input_files(source: Source, intake: Intake) -> Iterator[tuple[InputFile, str]]:
+    """The files of a source in a stable order, and the name of what reads each; a built-in source has no path."""
+    if _built_in(source) is not None:
+        intake.formats[source.path] += 1
+        yield InputFile(Path(), source.path), source.path
+    else:
+        yield from ((file, _name(reader)) for file, reader in _files(source, intake))
+
+
+def documents_in(file: InputFile, reader: str, source: Source, intake: Intake) -> Iterator[Document]:
+    """The documents of one file of a source, or of a part of it."""
+    module = _readers()[reader]
+    if hasattr(module, "documents"):
+        documents = module.documents(file, intake)
+    else:
+        documents = _documents_of(module.rows(file, intake), source.text_field, intake)
+    yield from documents if getattr(module, "BUILT_IN", False) else _guarded(documents, intake)
+
+
+def spans_of(file: InputFile, reader: str, size: int) -> list[Span]:
+    """The parts of about `size` that a file can be read in; none if only as a whole, from its begin to its end."""
+    module = _readers()[reader]
+    return list(module.spans(file, size)) if hasattr(module, "spans") else []
+
+
+def no_documents(source: Source) -> DataError:
+    """The message for a source in which there is nothing."""
+    return DataError("the source holds no documents", where=source.path, fix="check that the file is not empty")
 
 
 def read_rows(source: Source, intake: Intake) -> Iterator[Row]:

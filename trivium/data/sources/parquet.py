@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from trivium.data.intake import InputFile, Intake, Row
+from trivium.data.intake import InputFile, Intake, Row, Span
 from trivium.errors import DataError
 
 EXTENSIONS = (".parquet",)
@@ -12,17 +13,30 @@ EXTENSIONS = (".parquet",)
 _BATCH_ROWS = 128
 
 
-def rows(file: InputFile, intake: Intake) -> Iterator[Row]:
-    """One row for each row of the table; numbers count from 1."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError("reading parquet needs pyarrow", where=file.path, fix="pip install 'trivium[data]'") from error
-    number = 0
+def spans(file: InputFile, size: int) -> Iterator[Span]:
+    """Row groups, several together while they are small; a table that cannot be read is one part, whose rows say so."""
+    pyarrow, parquet = _pyarrow(file)
     try:
         with parquet.ParquetFile(file.path) as table:
-            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
+            groups = [table.metadata.row_group(number) for number in range(table.metadata.num_row_groups)]
+            sizes, counts = [group.total_byte_size for group in groups], [group.num_rows for group in groups]
+    except (pyarrow.ArrowException, OSError):
+        return
+    start = rows = 0
+    for end in range(1, len(groups) + 1):
+        if end == len(groups) or sum(sizes[start : end + 1]) > size:
+            yield Span(start, end, rows)
+            start, rows = end, rows + sum(counts[start:end])
+
+
+def rows(file: InputFile, intake: Intake) -> Iterator[Row]:
+    """One row for each row of the table; numbers count from 1."""
+    pyarrow, parquet = _pyarrow(file)
+    number = file.span.rows if file.span else 0
+    try:
+        with parquet.ParquetFile(file.path) as table:
+            groups = list(range(file.span.start, file.span.end)) if file.span else None
+            for batch in table.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups):
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(values, f"{file.path}, row {number}", f"{file.name}:{number}")
@@ -36,3 +50,12 @@ def rows(file: InputFile, intake: Intake) -> Iterator[Row]:
                 fix="the file may have been cut off; download or write it again",
             )
         )
+
+
+def _pyarrow(file: InputFile) -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError("reading parquet needs pyarrow", where=file.path, fix="pip install 'trivium[data]'") from error
+    return pyarrow, parquet
