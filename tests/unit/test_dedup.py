@@ -106,7 +106,7 @@ def test_case_and_punctuation_do_not_count_but_words_do():
 
 def test_signatures_are_the_same_on_every_machine():
     found = Signer().signature("The quick brown fox jumps over the lazy dog")
-    assert found[:4].tolist() == [421718211, 2031145082, 1274824244, 117494223]
+    assert found[:4].tolist() == [3783493335, 3372128385, 3866395723, 3866395723]
     assert Signer().signature("").shape == (PLACES,)
 
 
