@@ -122,44 +122,53 @@ def resolve(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence
     recipe:    path of a YAML file, or the same tree built in Python.
     overrides: `a.b.c=value` and, for items of lists, `a.0.b=value`; the value is read as YAML.
     """
-    from trivium.marked_yaml import apply_overrides, node_from, read_yaml
     from trivium.problems import raise_first
     from trivium.recipe import SHORTHAND, Recipe
 
-    source: Path | None = None
-    if isinstance(recipe, str | Path):
-        source = Path(recipe)
-        tree = read_yaml(source)
-    else:
-        plain = recipe.model_dump(exclude_unset=True) if isinstance(recipe, Recipe) else recipe
-        tree = node_from(plain, where="the recipe given in Python")
-    if not isinstance(tree.value, dict):
-        problem = "the recipe is empty" if tree.value is None else "a recipe consists of 'key: value' lines"
-        raise ConfigError(problem, where=tree.where, fix="copy one of the files in recipes/ and change it")
-    apply_overrides(tree, overrides, shorthand=SHORTHAND)
+    plain = recipe.model_dump(exclude_unset=True) if isinstance(recipe, Recipe) else recipe
+    tree = read_tree(plain, overrides, shorthand=SHORTHAND)
     _migrate(tree)
     _name_optimizer(tree)
 
     # The components come first, so that the recipe's own errors can point to their keys.
-    choose = _Chooser(tree)
+    choose = Chooser(tree, recipe_keys())
     method = choose.one("methods", ("method",))
     optimizer = choose.one("optim", ("train", "optimizer"), default=DEFAULT_OPTIMIZER)
-    listed = tree.child("transforms")
-    count = len(listed.value) if listed is not None and isinstance(listed.value, list) else 0
-    transforms = [choose.one("transforms", ("transforms", number)) for number in range(count)]
+    transforms = choose.all("transforms", "transforms")
     choose.shape()
-    checked, problems = _check(Recipe, tree, tree, (), choose.known)
-    raise_first(problems + choose.problems)
+    checked = choose.rest(Recipe)
+    raise_first(choose.problems)
     assert isinstance(checked, Recipe) and method is not None and optimizer is not None
     return ResolvedRecipe(
         recipe=checked,
         method=method,
-        transforms=tuple(transform for transform in transforms if transform is not None),
+        transforms=tuple(transforms),
         optimizer=optimizer,
         overrides=tuple(overrides),
-        source=source,
+        source=Path(recipe) if isinstance(recipe, str | Path) else None,
         tree=tree,
     )
+
+
+def read_tree(
+    given: str | Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    *,
+    shorthand: Mapping[str, str],
+    what: str = "recipe",
+) -> Node:
+    """The tree of a YAML file, or of the same built in Python, with the overrides; ConfigError unless it has keys."""
+    from trivium.marked_yaml import apply_overrides, node_from, read_yaml
+
+    if isinstance(given, str | Path):
+        tree = read_yaml(Path(given))
+    else:
+        tree = node_from(given, where=f"the {what} given in Python")
+    if not isinstance(tree.value, dict):
+        problem = f"the {what} is empty" if tree.value is None else f"a {what} consists of 'key: value' lines"
+        raise ConfigError(problem, where=tree.where, fix="copy one of the files in recipes/ and change it")
+    apply_overrides(tree, overrides, shorthand=shorthand)
+    return tree
 
 
 @cache
@@ -171,17 +180,30 @@ def recipe_keys() -> dict[str, Any]:
     return dict(fields_below(Recipe))
 
 
-class _Chooser:
+class Chooser:
     """Finds the components that a recipe names and checks their settings.
 
     known:    every dotted key that is possible in this recipe, for hints.
     problems: what was wrong.
     """
 
-    def __init__(self, tree: Node) -> None:
+    def __init__(self, tree: Node, known: Mapping[str, Any]) -> None:
         self.tree = tree
-        self.known: dict[str, Any] = dict(recipe_keys())
+        self.known: dict[str, Any] = dict(known)
         self.problems: list[Problem] = []
+
+    def all(self, folder: Folder, key: str) -> list[ChosenComponent]:
+        """The components listed at `key`."""
+        listed = self.tree.child(key)
+        count = len(listed.value) if listed is not None and isinstance(listed.value, list) else 0
+        found = [self.one(folder, (key, number)) for number in range(count)]
+        return [component for component in found if component is not None]
+
+    def rest(self, model: type[StrictModel]) -> StrictModel | None:
+        """The whole tree as `model`; its problems go before those of the components."""
+        checked, problems = _check(model, self.tree, self.tree, (), self.known)
+        self.problems = problems + self.problems
+        return checked
 
     def one(self, folder: Folder, keys: Keys, *, default: str | None = None) -> ChosenComponent | None:
         """The component at `keys`, or None if something is wrong with it (then a problem was noted)."""
