@@ -90,6 +90,10 @@ class Source(StrictModel):
     """`auto` or the name of a reader (`jsonl`, `parquet`, `txt`, `messages`, `alpaca`, ...)."""
     text_field: str = "text"
     """Column that holds the text of a document."""
+    tokens: int | None = Field(None, ge=1)
+    """Tokens of this source in the whole run; the other sources share the rest."""
+    max_epochs: float | None = Field(None, gt=0)
+    """Most passes over this source in the whole run; the other sources take what is left over."""
 
 
 Sources = Annotated[list[Source], BeforeValidator(_sources)]
@@ -131,6 +135,46 @@ class PairSettings(StrictModel):
     """Text put in front of each source, such as T5's `translate English to German: `."""
 
 
+class CurriculumSettings(StrictModel):
+    """Which samples may be drawn at which time of the run: first the easy ones, in the end all of them."""
+
+    scorer: Literal["length", "rarity", "compressibility", "loss", "column"]
+    """What makes a sample hard: its tokens, how rare they are, how badly it compresses, a model's loss, or a column."""
+    order: Literal["easy_first", "hard_first", "random"] = "easy_first"
+    """`hard_first` is the anti-curriculum, `random` the control: pools of the same size, whatever the difficulty."""
+    pacing: Literal["linear", "root", "step", "exponential"] = "root"
+    """How the share of samples that may be drawn grows from `start` to 1."""
+    start: float = Field(0.1, gt=0, le=1)
+    """Share of the samples that may be drawn in the first update."""
+    until: float = Field(0.5, gt=0, le=1)
+    """Share of the run after which all samples may be drawn."""
+    power: float = Field(2.0, ge=1)
+    """Of `root`: 2 is the square root; larger values add samples sooner."""
+    steps: int = Field(5, ge=1, le=1000)
+    """Of `step`: in how many equal steps the share grows."""
+    model: str | None = None
+    """Of `loss`: the folder of a decoder with the same tokenizer."""
+    column: str | None = None
+    """Of `column`: the column, or field of `meta`, that holds a number, larger for harder samples."""
+
+    @model_validator(mode="after")
+    def _what_the_scorer_needs(self) -> CurriculumSettings:
+        for scorer, name, value in (("loss", "model", self.model), ("column", "column", self.column)):
+            if (self.scorer == scorer) != (value is not None):
+                raise ConfigError(
+                    f"data.curriculum.{name} and scorer: {scorer} belong together",
+                    fix=f"give both data.curriculum.scorer={scorer} and data.curriculum.{name}=..., or neither",
+                )
+        return self
+
+
+class MixtureSettings(StrictModel):
+    """How the sources share the run."""
+
+    temperature: float | None = Field(None, ge=1)
+    """Shares are sizes ** (1 / temperature), times the weights: 1 as the sizes are, large values towards equal."""
+
+
 class DataSection(StrictModel):
     """What to train and validate on."""
 
@@ -152,10 +196,29 @@ class DataSection(StrictModel):
     """A new order each epoch, from the seed; otherwise the order of the files."""
     prefetch: int = Field(4, ge=0, le=1024)
     """Updates prepared ahead by a background thread."""
+    sealed: list[str] = Field(default_factory=list)
+    """Sealed test sets that the training data must not overlap, besides those in `sealed/` beside the runs."""
+    sealed_action: Literal["error", "drop", "report"] = "error"
+    """Rows with text of a sealed set stop the run, are left out, or are only reported."""
+    sealed_limit: float = Field(0.0, ge=0, le=1)
+    """Largest share of training rows with text of a sealed set that does not stop the run."""
     labels: LabelSettings = Field(default_factory=LabelSettings)
     """How rows with labels are read."""
     pairs: PairSettings = Field(default_factory=PairSettings)
     """How rows of pairs are read."""
+    mixture: MixtureSettings = Field(default_factory=MixtureSettings)
+    """How the sources share the run, beside their weights, token budgets and limits."""
+    curriculum: CurriculumSettings | None = None
+    """An order of difficulty; default: all samples from the first update on."""
+
+    @model_validator(mode="after")
+    def _curriculum_draws_at_random(self) -> DataSection:
+        if self.curriculum is not None and not self.shuffle:
+            raise ConfigError(
+                "data.curriculum draws at random, data.shuffle=false walks in the order of the files",
+                fix="delete data.shuffle, or data.curriculum",
+            )
+        return self
 
 
 class TrainSection(StrictModel):

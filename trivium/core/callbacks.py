@@ -79,6 +79,7 @@ class Metrics(Callback):
                 "skipped": progression.skipped,
                 "player": update.player,
                 **result.terms,
+                **trainer.context.feed.measures(),
                 "samples": fingerprint(trainer.context.feed.consumed()),
             }
         )

@@ -37,6 +37,10 @@ class LoaderFeed:
         """Ids of the samples of the latest update, over all ranks; the same for any number of them."""
         return self.loader.sample_ids(self.progression.position - 1)
 
+    def measures(self) -> dict[str, float]:
+        """What a curriculum says about the latest update; the same for any number of ranks."""
+        return self.loader.measures(self.progression.position - 1)
+
     def close(self) -> None:
         """Ends the thread."""
         if self._ahead is not None:

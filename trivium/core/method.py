@@ -136,6 +136,10 @@ class Feed(Protocol):
         """Ids of the samples of the latest update, over all ranks."""
         ...
 
+    def measures(self) -> dict[str, float]:
+        """Numbers about the samples of the latest update: what a curriculum does."""
+        ...
+
 
 @dataclass
 class Context:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,12 +26,14 @@ Kind = Literal["documents", "instructions", "preferences", "prompts", "labels", 
 
 @dataclass(frozen=True)
 class Part:
-    """The samples first..last-1 come from one source of a mixture."""
+    """The samples first..last-1 come from one source of a mixture; its budget and limit as in `Source`."""
 
     name: str
     weight: float
     first: int
     last: int
+    tokens: int | None = None
+    max_epochs: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Dataset:
     fields:   [N] numbers that come with each sample, by name.
     rows:     the rows as read, where samples keep them.
     account:  what `summary()` says beyond what the tokens themselves say.
+    difficulty: [N] how hard each sample is, where a curriculum asks for it.
     """
 
     kind: Kind
@@ -54,6 +57,7 @@ class Dataset:
     fields: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     rows: Sequence[Mapping[str, Any]] | None = None
     account: Mapping[str, Any] = field(default_factory=dict)
+    difficulty: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.table.length)])[self.owners]
@@ -132,6 +136,7 @@ class Dataset:
             **trained,
             "length_histogram": _histogram(self.lengths),
             **self.account,
+            **({} if self.difficulty is None else {"difficulty": _quantiles(self.difficulty)}),
             "first_row": self._first_row(),
         }
 
@@ -162,6 +167,15 @@ def _histogram(lengths: Ints) -> dict[str, int]:
     return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
 
+def _quantiles(values: NDArray[np.float64]) -> dict[str, float]:
+    """Least, quartiles and largest."""
+    names = ("least", "quarter", "median", "three quarters", "most")
+    return {
+        name: round(float(value), 4)
+        for name, value in zip(names, np.quantile(values, np.linspace(0, 1, 5)), strict=True)
+    }
+
+
 def open_dataset(
     sources: Sequence[Source],
     *,
@@ -174,8 +188,9 @@ def open_dataset(
 ) -> Dataset:
     """Read, tokenise and check the sources.
 
-    Sources are a mixture if any of them has a `weight` other than 1; otherwise they are simply one after the other,
-    each row once an epoch.
+    Sources are a mixture if any of them has a `weight` other than 1, a budget or a limit, or if there is a temperature;
+    otherwise they are simply one after the other, each row once an epoch. Training data gets its difficulty where
+    `settings.curriculum` asks for one.
     like:  the training data, whose labels held-out data of the kinds labels and tokens is read by.
     bare:  cut documents for a method that makes its own examples (`Method.bare`).
     cache: folder in which tokenised documents are kept for the next start; None: everything stays in memory.
@@ -184,9 +199,16 @@ def open_dataset(
     """
     from trivium.data import opening
 
+    dataset: Dataset
     if kind in ("labels", "tokens", "questions"):
         labels = getattr(like, "label_set", None)
-        return opening.open_labelled(sources, kind=kind, tokenizer=tokenizer, settings=settings, like=labels)
-    if kind == "documents":
-        return opening.open_documents(sources, tokenizer=tokenizer, settings=settings, cache=cache, bare=bare)
-    return opening.open_samples(sources, kind=kind, tokenizer=tokenizer, settings=settings, cache=cache)
+        dataset = opening.open_labelled(sources, kind=kind, tokenizer=tokenizer, settings=settings, like=labels)
+    elif kind == "documents":
+        dataset = opening.open_documents(sources, tokenizer=tokenizer, settings=settings, cache=cache, bare=bare)
+    else:
+        dataset = opening.open_samples(sources, kind=kind, tokenizer=tokenizer, settings=settings, cache=cache)
+    if settings.curriculum is None or like is not None or list(sources) != settings.train:
+        return dataset
+    from trivium.data.curriculum.scores import difficulty
+
+    return replace(dataset, difficulty=difficulty(dataset, sources, settings=settings.curriculum, cache=cache))

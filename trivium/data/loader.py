@@ -9,11 +9,16 @@ that are a function of (seed, epoch, sample number): another corruption each epo
 on another number of ranks. Held-out data is corrupted alike in every validation and in every run. Rows are packed by
 the length of the uncorrupted sample and what the method adds to it at most, so that neither what the encoder reads nor
 what the decoder reads is ever longer than a row.
+
+Token budgets, limits and a curriculum are functions of the length of the run (`Loader.plan`): how many rows a source
+has in it, and which of its samples may be drawn at a time. A source is walked in stages then, each with its own
+samples, and row number n of it belongs to the stage that n falls into.
 """
 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -23,7 +28,8 @@ import numpy as np
 
 from trivium.data.batch import IGNORE, Batch, Layout
 from trivium.data.corruption.example import Example, collate, filler
-from trivium.data.mixture import Mixture
+from trivium.data.curriculum.schedule import Competence, pool, ranked
+from trivium.data.mixture import Budgeted, Mixture, Supply, planned_rows
 from trivium.data.packing import EpochPlan, Ints, Packing
 from trivium.data.prefetch import Prefetched
 from trivium.data.samples import Sample
@@ -33,9 +39,13 @@ from trivium.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trivium.data.dataset import Dataset
+    from trivium.data.dataset import Dataset, Part
+    from trivium.recipe import CurriculumSettings
 
 __all__ = ["Loader", "Prefetched"]
+
+_MANY = 200_000
+"""Samples from which on few plans are kept; stages and epochs then last longer than the thread is ahead."""
 
 HELD_OUT = "held out"
 """What stands for the seed when held-out data is corrupted."""
@@ -62,6 +72,9 @@ class Loader:
     example:         makes the example of a sample from its token sequences and a generator; None: next-token
                      prediction, as the data set says.
     margin:          how many tokens longer than the sample its example is at most.
+    curriculum:      which samples may be drawn when, if the data set says how hard they are.
+
+    A data set with token budgets or limits, or a curriculum, needs `plan` before the first update.
 
     Each rank gets the same number of micro-batches in each update, as collective operations need. A rank without rows
     for one gets a filler: a single untrained token, no sample ids. Sequences of padding stand last in a
@@ -83,6 +96,7 @@ class Loader:
         pad_rows: bool = False,
         example: Callable[..., Example] | None = None,
         margin: int = 0,
+        curriculum: CurriculumSettings | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} does not exist among {world} ranks")
@@ -98,7 +112,11 @@ class Loader:
         self.seed = seed
         self.example = example
         self.lengths = dataset.lengths + margin
-        self._mixture = Mixture([part.weight for part in dataset.parts])
+        self._curriculum = curriculum if dataset.difficulty is not None else None
+        self._competence: Competence | None = None
+        self._mixture: Mixture | Budgeted = Mixture([part.weight for part in dataset.parts])
+        limited = any(part.tokens is not None or part.max_epochs is not None for part in dataset.parts)
+        self._unplanned = limited or self._curriculum is not None
         self._walks = [
             _Walk(
                 Packing(self.lengths[part.first : part.last], capacity=sequence_length, best_fit=packing == "best_fit"),
@@ -125,15 +143,51 @@ class Loader:
         """Share of the rows' capacity that holds tokens."""
         return float(self.lengths.sum()) / (self.rows_per_epoch * self.sequence_length)
 
+    def plan(self, updates: int) -> None:
+        """Fix what depends on the length of the run; ConfigError if budgets and limits do not fill it exactly."""
+        if not self._unplanned:
+            return
+        parts = self.dataset.parts
+        if any(part.tokens is not None or part.max_epochs is not None for part in parts):
+            supplies = [
+                Supply(part, walk.rows, self._tokens_of(part) / walk.rows)
+                for part, walk in zip(parts, self._walks, strict=True)
+            ]
+            self._mixture = Budgeted(planned_rows(supplies, updates=updates, update_rows=self.rows))
+        if self._curriculum is not None:
+            self._competence = Competence(self._curriculum, updates=updates)
+            begins = [self._mixture.walked(update * self.rows) for update in self._competence.begins]
+            for number, (part, walk) in enumerate(zip(parts, self._walks, strict=True)):
+                assert self.dataset.difficulty is not None
+                hardness = self.dataset.difficulty[part.first : part.last]
+                ranks = ranked(hardness, order=self._curriculum.order, seed=f"{self.seed}/{number}")
+                walk.stage(ranks, self._competence.values, [rows[number] for rows in begins])
+        self._unplanned = False
+
     def progress(self, index: int) -> list[dict[str, float | str]]:
-        """For each source after `index` updates: its share of the rows, the rows and the epochs walked."""
+        """For each source after `index` updates: its share of the rows, and the rows, tokens and epochs walked.
+
+        An epoch is a pass over all rows of the source, and under a curriculum as many tokens as the source has.
+        """
         walked = self._mixture.walked(index * self.rows)
-        return [
-            {"source": part.name, "share": share, "rows": rows, "epochs": rows / walk.rows}
-            for part, share, rows, walk in zip(
-                self.dataset.parts, self._mixture.shares, walked, self._walks, strict=True
-            )
-        ]
+        found: list[dict[str, float | str]] = []
+        for part, share, rows, walk in zip(self.dataset.parts, self._mixture.shares, walked, self._walks, strict=True):
+            tokens = walk.tokens(rows, self.dataset.lengths)
+            epochs = rows / walk.rows if self._curriculum is None else tokens / self._tokens_of(part)
+            found.append({"source": part.name, "share": share, "rows": rows, "tokens": tokens, "epochs": epochs})
+        return found
+
+    def measures(self, index: int) -> dict[str, float]:
+        """What a curriculum does in update `index`: the competence, and the mean difficulty of its samples."""
+        if self._competence is None:
+            return {}
+        assert self.dataset.difficulty is not None
+        samples = np.concatenate([self._row(index * self.rows + at).samples for at in range(self.rows)])
+        value = self._competence.values[self._competence.stage(index)]
+        return {"competence": value, "difficulty": float(self.dataset.difficulty[samples].mean())}
+
+    def _tokens_of(self, part: Part) -> int:
+        return int(self.dataset.lengths[part.first : part.last].sum())
 
     def sample_ids(self, index: int) -> list[str]:
         """Every sample of update `index`, over all ranks."""
@@ -176,6 +230,8 @@ class Loader:
         return [self._row(index * self.rows + at) for at in range(self.rank, self.rows, self.world)]
 
     def _row(self, position: int) -> Row:
+        if self._unplanned:
+            raise ValueError("a curriculum, token budgets and limits need the length of the run: call plan() first")
         part, number = self._mixture.locate(position)
         return self._walks[part].row(number)
 
@@ -260,23 +316,37 @@ class Loader:
 
 
 class _Walk:
-    """One source, walked epoch after epoch."""
+    """One source, walked epoch after epoch; under a curriculum stage after stage."""
 
     def __init__(self, packing: Packing, *, first: int, seed: int, shuffle: bool, purpose: int) -> None:
         self._packing = packing
         self._first = first
         self._seed = f"{seed}/{purpose}"
         self._shuffle = shuffle
-        self._plans: dict[int, EpochPlan] = {}
+        self._plans: dict[tuple[int, int], EpochPlan] = {}
+        self._stages: dict[int, _Stage] = {}
+        self._ranks: Ints | None = None
+        self._values: Sequence[float] = [1.0]
+        self._begins: Sequence[int] = [0]
+        self._kept = 1 if len(packing.lengths) > _MANY else 8
 
     @property
     def rows(self) -> int:
         return self._packing.rows
 
+    def stage(self, ranks: Ints, values: Sequence[float], begins: Sequence[int]) -> None:
+        """Walk in stages: from row `begins[i]` on the share `values[i]` of the samples, in the order of `ranks`."""
+        self._ranks, self._values, self._begins = ranks, values, begins
+
     def row(self, number: int) -> Row:
         """The row walked as number `number` since the beginning of the run."""
-        epoch, at = divmod(number, self.rows)
-        return Row(self._plan(epoch).row(at) + self._first, epoch)
+        at = bisect_right(self._begins, number) - 1
+        stage = self._stage(at)
+        epoch, place = divmod(number - self._begins[at], stage.packing.rows)
+        samples = self._plan(at, epoch).row(place)
+        chosen = samples if stage.samples is None else stage.samples[samples]
+        # An epoch of a stage is no other epoch: what a method makes of a sample must not be the same again.
+        return Row(chosen + self._first, (at << 32) + epoch)
 
     def in_order(self) -> Iterator[Row]:
         """Every row once, in the order of the samples."""
@@ -284,11 +354,49 @@ class _Walk:
         for at in range(self.rows):
             yield Row(plan.row(at) + self._first, None)
 
-    def _plan(self, epoch: int) -> EpochPlan:
-        plan = self._plans.get(epoch)
+    def tokens(self, rows: int, lengths: Ints) -> int:
+        """Tokens in the first `rows` rows of the run."""
+        total = 0
+        for at, begin in enumerate(self._begins):
+            end = self._begins[at + 1] if at + 1 < len(self._begins) else rows
+            if min(end, rows) <= begin:
+                continue
+            stage = self._stage(at)
+            mine = lengths[self._first : self._first + len(self._packing.lengths)]
+            mine = mine if stage.samples is None else mine[stage.samples]
+            epochs, rest = divmod(min(end, rows) - begin, stage.packing.rows)
+            plan = self._plan(at, epochs)
+            partial = [plan.row(place) for place in range(rest)]
+            total += epochs * int(mine.sum()) + sum(int(mine[samples].sum()) for samples in partial)
+        return total
+
+    def _stage(self, at: int) -> _Stage:
+        stage = self._stages.get(at)
+        if stage is None:
+            stage = _Stage(self._packing, None)
+            if self._ranks is not None and self._values[at] < 1:
+                stage = _Stage.of(self._packing, pool(self._ranks, self._values[at]))
+            self._stages = dict([*list(self._stages.items())[-self._kept :], (at, stage)])
+        return stage
+
+    def _plan(self, at: int, epoch: int) -> EpochPlan:
+        plan = self._plans.get((at, epoch))
         if plan is None:
-            plan = self._packing.plan(seed=self._seed, epoch=epoch, shuffle=self._shuffle)
-            # Two epochs are kept because an update may reach from one into the next.
-            kept = {number: old for number, old in self._plans.items() if abs(number - epoch) == 1}
-            self._plans = {**kept, epoch: plan}
+            seed = self._seed if self._ranks is None else f"{self._seed}/{at}"
+            plan = self._stage(at).packing.plan(seed=seed, epoch=epoch, shuffle=self._shuffle)
+            # Others are kept because an update may reach from one into the next, and prefetching is ahead.
+            self._plans = dict([*list(self._plans.items())[-self._kept :], ((at, epoch), plan)])
         return plan
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """samples: the numbers of the samples of a stage inside their source; None: all of them.  packing: their rows."""
+
+    packing: Packing
+    samples: Ints | None
+
+    @staticmethod
+    def of(whole: Packing, samples: Ints) -> _Stage:
+        lengths = whole.lengths[samples]
+        return _Stage(Packing(lengths, capacity=whole.capacity, best_fit=whole.best_fit), samples)

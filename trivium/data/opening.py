@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trivium.data.collecting import collect
 from trivium.data.cutting import documents_dataset
 from trivium.data.dataset import Dataset, Kind, Part
 from trivium.data.intake import Intake
 from trivium.data.labelled import Gathered, LabelledDataset, LabelSet
+from trivium.data.mixture import is_mixture, shared_out
 from trivium.data.sample_cache import collect_on_disk
 from trivium.data.shards import TokenisedSource, is_tokens, open_tokens, tokenise_in_memory, tokenise_on_disk
 from trivium.data.tokenise import TokenShard
@@ -21,6 +23,8 @@ from trivium.recipe import DataSection, Source
 
 if TYPE_CHECKING:
     from trivium.tokenizers.tokenizer import Tokenizer
+
+AnyDataset = TypeVar("AnyDataset", bound=Dataset)
 
 
 def open_documents(
@@ -40,10 +44,10 @@ def open_documents(
         tokenizer=tokenizer,
         sequence_length=settings.sequence_length,
         bare=bare,
-        parts=_joined(sources, ends),
+        parts=_joined(sources, ends, settings),
         account=_account(accounts, kept=sum(len(shard.lengths) for shard in shards)),
     )
-    return _not_nothing(dataset)
+    return _mixed(_not_nothing(dataset), sources, settings)
 
 
 def _tokenised(source: Source, tokenizer: Tokenizer, settings: DataSection, cache: Path | None) -> TokenisedSource:
@@ -62,8 +66,8 @@ def open_samples(
         found = collect(sources, kind=kind, tokenizer=tokenizer, settings=settings)
     else:
         found = collect_on_disk(sources, kind=kind, tokenizer=tokenizer, settings=settings, cache=cache)
-    parts = [Part(*part) for part in _joined(sources, found.ends)]
-    return _not_nothing(found.dataset(kind, parts=parts, tokenizer=tokenizer))
+    parts = [Part(*part) for part in _joined(sources, found.ends, settings)]
+    return _mixed(_not_nothing(found.dataset(kind, parts=parts, tokenizer=tokenizer)), sources, settings)
 
 
 def open_labelled(
@@ -81,17 +85,28 @@ def open_labelled(
     found: Gathered = importlib.import_module(f"trivium.data.{file}").read(
         sources, intake, tokenizer=tokenizer, settings=settings, like=like, keep_rows=keep_rows
     )
-    dataset = found.dataset([Part(*part) for part in _joined(sources, found.ends)], intake)
-    _not_nothing(dataset)
-    return dataset
+    dataset = found.dataset([Part(*part) for part in _joined(sources, found.ends, settings)], intake)
+    return _mixed(_not_nothing(dataset), sources, settings)
 
 
-def _joined(sources: Sequence[Source], ends: Sequence[int]) -> list[tuple[str, float, int, int]]:
-    """(name, weight, first, last) of each source of a mixture, or of all sources as one where all weights are 1."""
-    if all(source.weight == 1 for source in sources):
+def _joined(sources: Sequence[Source], ends: Sequence[int], settings: DataSection) -> list[tuple[str, float, int, int]]:
+    """(name, weight, first, last) of each source of a mixture, or of all sources as one."""
+    if not is_mixture(sources, settings.mixture):
         return [(", ".join(source.path for source in sources), 1.0, 0, ends[-1])]
     starts = [0, *ends[:-1]]
     return [(source.path, source.weight, start, end) for source, start, end in zip(sources, starts, ends, strict=True)]
+
+
+def _mixed(dataset: AnyDataset, sources: Sequence[Source], settings: DataSection) -> AnyDataset:
+    """The data set with the final weights, budgets and limits of its sources."""
+    if not is_mixture(sources, settings.mixture):
+        return dataset
+    parts = [
+        replace(part, tokens=source.tokens, max_epochs=source.max_epochs)
+        for part, source in zip(dataset.parts, sources, strict=True)
+    ]
+    sizes = [int(dataset.lengths[part.first : part.last].sum()) for part in parts]
+    return replace(dataset, parts=shared_out(parts, sizes, settings.mixture))
 
 
 def _account(accounts: Sequence[Mapping[str, Any]], *, kept: int) -> dict[str, Any]:
@@ -104,7 +119,7 @@ def _account(accounts: Sequence[Mapping[str, Any]], *, kept: int) -> dict[str, A
     return {"input": total, "kept": kept, **merged}
 
 
-def _not_nothing(dataset: Dataset) -> Dataset:
+def _not_nothing(dataset: AnyDataset) -> AnyDataset:
     for part in dataset.parts:
         if part.first == part.last:
             left_out = {**dataset.account["dropped"], **dataset.account["quarantined"]}

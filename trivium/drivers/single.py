@@ -147,6 +147,7 @@ def reported(session: Session, folder: RunFolder) -> Iterator[None]:
     finally:
         if session.processes.main:
             folder.status(state, session.trainer.progression.step, reason)
+            folder.write_json("data.json", data_summary(session))
             write_report(folder)
 
 
@@ -193,7 +194,18 @@ def parents_of(session: Session) -> list[Parent]:
 
 def data_summary(session: Session) -> dict[str, Any]:
     """What the report says about the data, for each split."""
-    summary = {"train": {**session.train_data.summary(), "packing_efficiency": session.loader.packing_efficiency}}
+    loader, step = session.loader, session.trainer.progression.position
+    summary = {
+        "train": {
+            **session.train_data.summary(),
+            "packing_efficiency": loader.packing_efficiency,
+            "updates": step,
+            "sources": [
+                {**walked, "planned_tokens": planned["tokens"], "planned_epochs": planned["epochs"]}
+                for walked, planned in zip(loader.progress(step), loader.progress(session.total), strict=True)
+            ],
+        }
+    }
     if session.validation_data is not None:
         summary["validation"] = session.validation_data.summary()
     return summary
