@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trivium.cli.complete import complete_override, complete_recipe
+from trivium.cli.data_seal import seal
 from trivium.cli.output import Json, show
 from trivium.errors import ConfigError, DataError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from trivium.tokenizers.tokenizer import Tokenizer
 
 app = typer.Typer(help="Prepare and inspect training data.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(seal)
 
 RecipePath = Annotated[Path, typer.Argument(help="A YAML file, see recipes/.", autocompletion=complete_recipe)]
 Overrides = Annotated[

@@ -26,6 +26,7 @@ from trivium.core.trainer import Trainer
 from trivium.data.batch import Batch
 from trivium.data.dataset import Dataset, open_dataset
 from trivium.data.loader import Loader
+from trivium.data.sealing import guarded, said_of_sealed
 from trivium.drivers.word_vectors import open_word_vectors, start_embeddings
 from trivium.errors import ConfigError, ModelError
 from trivium.models.allocator import keep_freed_memory
@@ -97,6 +98,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     config = fitted_head(config, method.head(train_data))
     loader = make_loader(recipe, method, train_data, processes)
     total = run_length(recipe, loader)
+    loader.plan(total)
     machine = machine_that_fits(recipe, config, method, loader, total, device, processes)
     compiled = should_compile(recipe, config, total, device)
     roles = load_roles(recipe, config, method, compiled=compiled)
@@ -118,7 +120,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
         trainer=trainer,
         feed=feed,
         machine=machine,
-        notes=[*tokenizer.messages, *started, *([warning] if warning else [])],
+        notes=[*tokenizer.messages, *said_of_sealed(train_data), *started, *([warning] if warning else [])],
     )
 
 
@@ -259,7 +261,7 @@ def open_data(
 
     if not processes.main:
         processes.barrier()
-    train = opened(recipe.data.train)
+    train = guarded(opened(recipe.data.train), recipe, tokenizer)
     validation = opened(recipe.data.validation, train) if recipe.data.validation else None
     if processes.main:
         processes.barrier()
@@ -284,6 +286,7 @@ def make_loader(recipe: Recipe, method: Method, dataset: Dataset, processes: Pro
         pad_rows=pipeline,
         example=method.example,
         margin=method.margin(dataset.tokenizer),
+        curriculum=recipe.data.curriculum,
     )
 
 

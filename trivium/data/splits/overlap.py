@@ -1,0 +1,162 @@
+"""Text of a test set inside other text, found by runs of n words that both have.
+
+The index holds 64-bit hashes of all runs of 13 words (n-grams) of the test set, as in the decontamination of GPT-3
+(Brown et al. 2020), and no text. Case and punctuation do not count. A passage of 8 to 12 words counts as one run, and
+is found inside longer texts as well; one of 5 to 7 words is found only where it is a whole passage; shorter ones are no
+evidence of anything and are left out, and counted. Runs that more than ten rows of the test set share (its prompt
+template) are left out too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trivium.data.dedup.words import Hashes, Ints, folded, shingle_hashes, word_hashes, word_places
+
+NGRAM = 13
+SHORTEST_INSIDE = 8
+SHORTEST = 5
+COMMON = 10
+
+_TOGETHER = 256
+_EXCERPT = 200
+
+
+@dataclass(frozen=True)
+class Index:
+    """Runs of words of a test set.
+
+    hashes: [N] in order.  rows: [N] the row each is from.  names: [R] of the rows.
+    totals: [R] how many runs of each row are in the index.  widths: lengths of the runs that are looked for.
+    """
+
+    hashes: Hashes
+    rows: NDArray[np.uint32]
+    names: Sequence[str]
+    totals: Ints
+    widths: tuple[int, ...]
+    ngram: int
+    too_short: int = 0
+    common: int = 0
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A run of words of a test row, found in text number `text`: words `first` to `first + width`."""
+
+    text: int
+    first: int
+    width: int
+    row: int
+
+
+class Finder:
+    """Looks for the runs of an index; a table of bits passes over what is not in it."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self._distinct, self._first = np.unique(index.hashes, return_index=True)
+        bits = max(16, int(np.ceil(np.log2(max(1, len(self._distinct))))) + 4)
+        self._shift = np.uint64(64 - min(bits, 30))
+        self._table = np.zeros(1 << (64 - int(self._shift)), dtype=np.bool_)
+        self._table[self._distinct >> self._shift] = True
+
+    def find(self, texts: Sequence[str]) -> list[Hit]:
+        """All hits in these texts, in order."""
+        words, counts = word_hashes(texts)
+        found: list[Hit] = []
+        for width in self.index.widths:
+            hashes, runs = shingle_hashes(words, counts, width)
+            maybe = np.flatnonzero(self._table[hashes >> self._shift])
+            if not len(maybe):
+                continue
+            place = np.searchsorted(self._distinct, hashes[maybe])
+            place[place == len(self._distinct)] = 0
+            maybe, place = (each[self._distinct[place] == hashes[maybe]] for each in (maybe, place))
+            ends = np.cumsum(runs)
+            texts_of = np.searchsorted(ends, maybe, side="right")
+            firsts = maybe - (ends - runs)[texts_of]
+            widths = np.minimum(width, counts[texts_of])
+            rows = self.index.rows[self._first[place]]
+            found.extend(map(Hit, *(each.tolist() for each in (texts_of, firsts, widths, rows))))
+        return sorted(set(found), key=lambda hit: (hit.text, hit.first, hit.width))
+
+
+def build_index(
+    rows: Iterable[tuple[str, Sequence[str]]], *, ngram: int = NGRAM, shortest: int = SHORTEST, common: int = COMMON
+) -> Index:
+    """The index of rows (name, passages)."""
+    names: list[str] = []
+    hashes: list[Hashes] = []
+    owners: list[NDArray[np.uint32]] = []
+    widths: set[int] = {ngram}
+    too_short = 0
+    for group in _groups(rows):
+        texts = [text for _, passages in group for text in passages]
+        numbers = [len(names) + number for number, (_, passages) in enumerate(group) for _ in passages]
+        names.extend(name for name, _ in group)
+        words, counts = word_hashes(texts)
+        runs, run_counts = shingle_hashes(words, counts, ngram)
+        long_enough = counts >= min(shortest, ngram)
+        too_short += int((~long_enough).sum())
+        widths.update(np.unique(counts[long_enough & (counts >= SHORTEST_INSIDE) & (counts < ngram)]).tolist())
+        hashes.append(runs[np.repeat(long_enough, run_counts)])
+        owners.append(np.repeat(np.array(numbers, dtype=np.uint32), run_counts * long_enough))
+    none = np.zeros(0, dtype=np.uint64)
+    found, whose = np.concatenate([none, *hashes]), np.concatenate([none.astype(np.uint32), *owners])
+    order = np.lexsort((whose, found))
+    found, whose = found[order], whose[order]
+    fresh = np.ones(len(found), dtype=np.bool_)
+    fresh[1:] = (found[1:] != found[:-1]) | (whose[1:] != whose[:-1])
+    found, whose = found[fresh], whose[fresh]
+    _, inverse, sharing = np.unique(found, return_inverse=True, return_counts=True)
+    rare = sharing[inverse] <= common
+    totals = np.bincount(whose[rare], minlength=len(names)).astype(np.int64)
+    return Index(
+        hashes=found[rare],
+        rows=whose[rare],
+        names=names,
+        totals=totals,
+        widths=tuple(sorted(widths)),
+        ngram=ngram,
+        too_short=too_short,
+        common=int((sharing > common).sum()),
+    )
+
+
+def excerpt(text: str, hits: Sequence[Hit]) -> str:
+    """What the hits, all in this text, have found: the longest stretch of them."""
+    places = word_places(text)
+    spans = stretches(hits)
+    first, last = max(spans, key=lambda span: span[1] - span[0])
+    start, end = int(places[first, 0]), int(places[last - 1, 1])
+    seen = folded(text)
+    shown = (text if len(text) == len(seen) else seen)[start:end]
+    return shown if len(shown) <= _EXCERPT else f"{shown[:_EXCERPT]}…"
+
+
+def stretches(hits: Sequence[Hit]) -> list[tuple[int, int]]:
+    """Words of one text covered by hits: (first, one past the last) of each stretch, in order."""
+    found: list[tuple[int, int]] = []
+    for hit in sorted(hits, key=lambda hit: hit.first):
+        end = hit.first + hit.width
+        if found and hit.first <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((hit.first, end))
+    return found
+
+
+def _groups(rows: Iterable[tuple[str, Sequence[str]]]) -> Iterable[list[tuple[str, Sequence[str]]]]:
+    held: list[tuple[str, Sequence[str]]] = []
+    for row in rows:
+        held.append(row)
+        if len(held) == _TOGETHER:
+            yield held
+            held = []
+    if held:
+        yield held
