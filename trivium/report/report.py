@@ -130,6 +130,7 @@ def _split(name: str, split: Mapping[str, Any]) -> Row:
         "title": {"train": "Training data", "validation": "Held-out data"}.get(name, name),
         "figures": figures,
         "account": _first(list(_account(split))),
+        "sources": _first(_sources(split)),
         "plot": histogram("Length of the sequences", counts, x_label="tokens", unit="sequences"),
         "first_row": [
             {"text": str(one.get("text", "")), "trained_text": str(one.get("trained_text", ""))}
@@ -137,6 +138,30 @@ def _split(name: str, split: Mapping[str, Any]) -> Row:
             if isinstance(one, dict)
         ],
     }
+
+
+def _sources(split: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """For each source of a mixture: its share of the rows, and tokens and passes, walked and planned."""
+    found = split.get("sources")
+    rows = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    if len(rows) < 2 and not any(is_number(one.get("share")) and one["share"] < 1 for one in rows):
+        return []
+
+    def words(one: Row, key: str, show: Callable[[float], str]) -> str:
+        value = one.get(key)
+        return show(value) if is_number(value) else ""
+
+    return [
+        (
+            str(one.get("source", "")),
+            words(one, "share", lambda value: percent(value, 1)),
+            words(one, "tokens", "{:,.0f}".format),
+            words(one, "planned_tokens", "{:,.0f}".format),
+            words(one, "epochs", "{:.2f}".format),
+            words(one, "planned_epochs", "{:.2f}".format),
+        )
+        for one in rows
+    ]
 
 
 def _account(split: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -148,6 +173,7 @@ def _account(split: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "quarantined": "set aside as malformed",
         "skipped_files": "files left out",
         "formats": "recognised as",
+        "difficulty": "difficulty of a sample",
         "cut_documents": "documents cut into several sequences",
         "truncated_samples": "samples truncated",
         "truncated_tokens": "tokens cut off by truncation",
