@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,8 +29,25 @@ class Finding:
 class Recogniser(Protocol):
     """Finds the data of one kind, or of several that look alike."""
 
-    def __call__(self, text: str) -> Iterable[Finding]:
-        """The findings in any order; they may overlap those of others. Time must be linear in the text."""
+    def __call__(self, text: str, start: int = 0, end: int = sys.maxsize, /) -> Iterable[Finding]:
+        """The findings between two places, in any order; they may overlap those of others. Linear in the text."""
+
+
+_DIGIT_RUNS = re.compile(r"[0-9](?:[^0-9]{0,100}[0-9])*+")
+_BEFORE, _AFTER = 90, 50
+
+
+def around_digits(text: str) -> Iterator[tuple[int, int]]:
+    """Stretches with every digit and what surrounds it, none of which overlap: most of a book is outside of them."""
+    first, last = 0, -1
+    for run in _DIGIT_RUNS.finditer(text):
+        if run.start() - _BEFORE > last:
+            if last >= 0:
+                yield first, last
+            first = max(0, run.start() - _BEFORE)
+        last = min(len(text), run.end() + _AFTER)
+    if last >= 0:
+        yield first, last
 
 
 def without_overlaps(findings: Iterable[Finding], length: int) -> list[Finding]:

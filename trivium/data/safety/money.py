@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 
 from trivium.data.safety.findings import Finding, digits_of
@@ -48,10 +49,10 @@ def issuer(digits: str) -> str | None:
     return None
 
 
-def cards(text: str) -> Iterator[Finding]:
+def cards(text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
     """Numbers of payment cards: a range of an issuer, its length and the check digit."""
     for pattern in (_CARD, _TOGETHER):
-        for match in pattern.finditer(text):
+        for match in pattern.finditer(text, start, end):
             digits = digits_of(match[0])
             if issuer(digits) and len(set(digits)) > 1 and luhn(digits):
                 yield Finding("card", *match.span(), digits, 2)
@@ -60,10 +61,10 @@ def cards(text: str) -> Iterator[Finding]:
 _IBAN = re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?:[ \u00a0-]?[A-Za-z0-9]){11,30}")
 
 
-def ibans(text: str) -> Iterator[Finding]:
+def ibans(text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
     """Bank accounts: the country's length and structure, and both check digits."""
-    module, at = None, 0
-    while (match := _IBAN.search(text, at)) is not None:
+    module, at = None, start
+    while (match := _IBAN.search(text, at, end)) is not None:
         module = module or stdnum("iban")
         found = _longest_valid(match[0], module)
         at = match.start() + 2  # the next one may begin inside what looked like this one

@@ -7,6 +7,7 @@ only near a word that says what it is, or in a notation that nothing else has.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -104,17 +105,17 @@ class NationalIds:
     def __init__(self, names: Sequence[str]) -> None:
         self._registers = [_Register(REGISTERS[name]) for name in names]
 
-    def __call__(self, text: str) -> Iterator[Finding]:
+    def __call__(self, text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
         """Looks only where digits stand close together."""
-        for start, end in _windows(text):
+        for first, last in _windows(text, start, end):
             for register in self._registers:
-                yield from register.inside(text, start, end)
+                yield from register.inside(text, first, last)
 
 
-def _windows(text: str) -> Iterator[tuple[int, int]]:
+def _windows(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Stretches that hold such a run with what surrounds it; no two of them overlap."""
     first, last = 0, -1
-    for run in _DENSE.finditer(text):
+    for run in _DENSE.finditer(text, start, end):
         if run.start() - _BEFORE > last:
             if last >= 0:
                 yield first, last

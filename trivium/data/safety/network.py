@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -23,7 +24,7 @@ _SPELLED = re.compile(
     r"\s{0,2}[\[({<]\s?(?:at|AT|@)\s?[\])}>]\s{0,2}"
     r"(?P<domain>[^\W_][\w-]{0,62}(?:(?:\.|\s{0,2}[\[({<]\s?(?:dot|DOT|\.)\s?[\])}>]\s{0,2})[^\W_][\w-]{0,62}){1,5})(?!\w)"
 )
-_AT_SIGNS = tuple(f"{bracket}{space}{at}" for bracket in "[({<" for space in ("", " ") for at in ("at", "AT", "@"))
+_AT = re.compile(r"[\[({<]\s?(?:at|AT|@)\s?[\])}>]")
 _DOT = re.compile(r"\s{0,2}[\[({<]\s?(?:dot|DOT|\.)\s?[\])}>]\s{0,2}")
 _RESERVED = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|invalid|localhost|local)\Z", re.IGNORECASE)
 """Domains that belong to nobody (RFC 2606, RFC 6761)."""
@@ -32,13 +33,13 @@ _RESERVED = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|inval
 _LOGGED_IN = re.compile(r"://[^\s/@]{1,128}:\Z")
 
 
-def emails(text: str) -> Iterator[Finding]:
+def emails(text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
     """Addresses, also `name [at] host [dot] org`; those at reserved domains (example.com) belong to nobody."""
     patterns = [_EMAIL] if "@" in text else []
-    if any(sign in text for sign in _AT_SIGNS):
+    if _AT.search(text, start, end):
         patterns.append(_SPELLED)
     for pattern in patterns:
-        for match in pattern.finditer(text):
+        for match in pattern.finditer(text, start, end):
             domain = _DOT.sub(".", match["domain"]).lower()
             if _LOGGED_IN.search(text, max(0, match.start() - 140), match.start()):
                 continue
@@ -62,14 +63,14 @@ class Addresses:
     def __init__(self, *, private: bool = False) -> None:
         self.private = private
 
-    def __call__(self, text: str) -> Iterator[Finding]:
+    def __call__(self, text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
         """IPv4 that is no version number, and IPv6 in any of its spellings."""
         if "." in text:
-            for match in _IPV4.finditer(text):
+            for match in _IPV4.finditer(text, start, end):
                 if not _VERSION.search(text, max(0, match.start() - 12), match.start()):
                     yield from self._checked("ipv4", match)
         if ":" in text:
-            for match in _IPV6.finditer(text):
+            for match in _IPV6.finditer(text, start, end):
                 yield from self._checked("ipv6", match)
 
     def _checked(self, kind: str, match: re.Match[str]) -> Iterator[Finding]:
@@ -91,9 +92,9 @@ _MAC = re.compile(
 )
 
 
-def macs(text: str) -> Iterator[Finding]:
+def macs(text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
     """Hardware addresses of network cards; not all zeros or ones, nor the range for documentation (RFC 7042)."""
-    for match in _MAC.finditer(text):
+    for match in _MAC.finditer(text, start, end):
         plain = re.sub(r"[:.-]", "", match[0]).lower()
         if len(set(plain)) > 2 and not plain.startswith("00005e0053"):
             yield Finding("mac", *match.span(), plain, 3)
@@ -109,12 +110,12 @@ _QUERY = re.compile(
 )
 
 
-def url_credentials(text: str) -> Iterator[Finding]:
+def url_credentials(text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
     """Name and password in `https://name:password@host`, and tokens in the query of a URL; the rest of it stays."""
     if "://" not in text:
         return
     for pattern in (_LOGIN, _QUERY):
-        for match in pattern.finditer(text):
+        for match in pattern.finditer(text, start, end):
             value = match["login"]
             if not _stands_for_a_value(value.rpartition(":")[2]):
                 yield Finding("url_credentials", *match.span("login"), value, 1)
@@ -154,9 +155,8 @@ _KEYS: dict[str, str] = {
 _COMPILED = {sign: re.compile(rf"(?<![\w-]){pattern}(?![\w])") for sign, pattern in _KEYS.items()}
 _COMPILED["AccountKey="] = re.compile(_KEYS["AccountKey="])
 _ASSIGNED = re.compile(
-    r"(?<![A-Za-z0-9])(?:api[_-]?key|secret[_-]?key|access[_-]?key|client[_-]?secret|auth[_-]?token|access[_-]?token|"
-    r"password|passwd|passphrase)[\"']?\s{0,3}(?::=|=>|[:=])\s{0,3}(?P<quote>[\"']?)(?P<key>[^\s\"'`,;(){}\[\]<>]{8,256}+)",
-    re.IGNORECASE,
+    r"[AaCcPpSs](?<![A-Za-z0-9].)(?i:pi[_-]?key|ecret[_-]?key|ccess[_-]?key|lient[_-]?secret|uth[_-]?token|"
+    r"ccess[_-]?token|assword|asswd|assphrase)[\"']?\s{0,3}(?::=|=>|[:=])\s{0,3}(?P<quote>[\"']?)(?P<key>[^\s\"'`,;(){}\[\]<>]{8,256}+)",
 )
 _PEM_BEGIN, _PEM_END = re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----"), "-----END "
 
@@ -167,16 +167,16 @@ class Secrets:
     def __init__(self, *, assigned: bool = True) -> None:
         self.assigned = assigned
 
-    def __call__(self, text: str) -> Iterator[Finding]:
+    def __call__(self, text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
         """All secrets; a text without any of the prefixes costs a search for each."""
         for sign, pattern in _COMPILED.items():
             if sign in text:
-                for match in pattern.finditer(text):
+                for match in pattern.finditer(text, start, end):
                     if _random(match[0], least=2.2):
                         yield Finding("secret", *match.span(), match[0], 0)
         yield from _private_keys(text)
         if self.assigned and ("=" in text or ":" in text):
-            for match in _ASSIGNED.finditer(text):
+            for match in _ASSIGNED.finditer(text, start, end):
                 value = match["key"]
                 if not _stands_for_a_value(value) and _random(value, least=2.75) and _mixed(value):
                     yield Finding("secret", *match.span("key"), value, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,9 @@ class BirthDates:
     def __init__(self, after: int) -> None:
         self.after = after
 
-    def __call__(self, text: str) -> Iterator[Finding]:
+    def __call__(self, text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
         """The date alone, without the word before it."""
-        for match in _BORN.finditer(text):
+        for match in _BORN.finditer(text, start, end):
             year = _YEAR.search(match["date"])
             if year is None or int(year[0]) >= self.after:
                 yield Finding("birth_date", *match.span("date"), " ".join(match["date"].lower().split()), 3)
@@ -60,13 +61,13 @@ class Records:
     def __init__(self, pattern: str | None = None) -> None:
         self.own = None if pattern is None else compiled("medical_record", pattern)
 
-    def __call__(self, text: str) -> Iterator[Finding]:
+    def __call__(self, text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
         """The number alone; of a user's pattern its group `value`, or all of it."""
-        for match in _RECORD.finditer(text):
+        for match in _RECORD.finditer(text, start, end):
             if _named(match):
                 yield Finding("medical_record", *match.span("number"), match["number"].upper(), 4)
         if self.own is not None:
-            yield from _of_pattern("medical_record", self.own, text)
+            yield from _of_pattern("medical_record", self.own, text, start, end)
 
 
 def _named(match: re.Match[str]) -> bool:
@@ -84,18 +85,19 @@ class Patterns:
     def __init__(self, patterns: Mapping[str, str]) -> None:
         self.patterns = {kind: compiled(kind, pattern) for kind, pattern in patterns.items()}
 
-    def __call__(self, text: str) -> Iterator[Finding]:
+    def __call__(self, text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
         """The group `value` of a match, or all of it."""
         for kind, pattern in self.patterns.items():
             yield from _of_pattern(kind, pattern, text, rank=1)
 
 
-def _of_pattern(kind: str, pattern: re.Pattern[str], text: str, *, rank: int = 4) -> Iterator[Finding]:
+def _of_pattern(
+    kind: str, pattern: re.Pattern[str], text: str, start: int = 0, end: int = sys.maxsize, *, rank: int = 4
+) -> Iterator[Finding]:
     group = "value" if "value" in pattern.groupindex else 0
-    for match in pattern.finditer(text):
-        start, end = match.span(group)
-        if start < end:
-            yield Finding(kind, start, end, match[group], rank)
+    for match in pattern.finditer(text, start, end):
+        if match[group]:
+            yield Finding(kind, *match.span(group), match[group], rank)
 
 
 def compiled(kind: str, pattern: str) -> re.Pattern[str]:
@@ -130,7 +132,7 @@ class NameList:
         for forms in self.known.values():
             forms.sort(key=len, reverse=True)
 
-    def __call__(self, text: str) -> Iterator[Finding]:
+    def __call__(self, text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
         """The longest name that begins at each word; one look-up for each word."""
         words = list(_WORD.finditer(text))
         for at, word in enumerate(words):
@@ -156,7 +158,7 @@ class NameModel:
         self.labels = frozenset(labels)
         self._model: Any = None
 
-    def __call__(self, text: str) -> Iterator[Finding]:
+    def __call__(self, text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
         """Reads 128 words at a time; a name that runs over words is one name."""
         import trivium
 

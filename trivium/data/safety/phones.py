@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ from trivium.data.safety.packages import phonenumbers
 
 _SIGN = r"[ .\-/()\u00a0\u2010-\u2013]"
 _CANDIDATE = re.compile(
-    rf"(?<![\w.,$€£#=-])(?:\+|00|\()?\+?\d(?:{_SIGN}{{0,3}}\d){{6,16}}(?:\s?(?:x|ext\.?)\s?\d{{1,5}})?(?![\w]|[.,:/]\d)"
+    rf"(?<![\w.,$€£#=-])(?:\+|00|\()?\+?\d(?:{_SIGN}{{0,3}}\d){{6,16}}+(?!{_SIGN}{{0,3}}\d)"
+    r"(?:\s?(?:x|ext\.?)\s?\d{1,5})?(?![\w]|[.,:/]\d)"
 )
+"""A run of more digits than any number has is a table."""
 _WORDS = (
     "phone", "phones", "telephone", "tel", "telefon", "tél", "téléphone", "teléfono", "telefono", "telefone", "mobile",
     "mobil", "cell", "cellphone", "handy", "fax", "call", "called", "calls", "text", "sms", "whatsapp", "dial", "ring",
@@ -38,23 +41,25 @@ class Phones:
     def __init__(self, regions: Sequence[str]) -> None:
         self.regions = tuple(regions)
 
-    def __call__(self, text: str) -> Iterator[Finding]:
+    def __call__(self, text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
         """Candidates are few; each costs some 50 microseconds for each region."""
-        for match in _CANDIDATE.finditer(text):
-            if _DATE.fullmatch(match[0]):
-                continue
-            found = self._number(text, match)
-            if found is not None and not _FICTION.fullmatch(found):
-                yield Finding("phone", *match.span(), found, 5)
+        for match in _CANDIDATE.finditer(text, start, end):
+            for written in _beginnings(match[0]):
+                place = match.start(), match.start() + len(written)
+                found = None if _DATE.fullmatch(written) else self._number(text, *place)
+                if found is not None:
+                    if not _FICTION.fullmatch(found):
+                        yield Finding("phone", *place, found, 5)
+                    break
 
-    def _number(self, text: str, match: re.Match[str]) -> str | None:
+    def _number(self, text: str, start: int, end: int) -> str | None:
         """The number in E.164, if it is one."""
-        package, written = phonenumbers(), match[0]
+        package, written = phonenumbers(), text[start:end]
         if written.startswith(("+", "(+", "00")):
             number = self._parsed(package, re.sub(r"\A\(?00", "+", written), None)
             if number is not None and package.is_valid_number(number):
                 return _plain(package, number)
-        called = near(text, *match.span(), _CALLED, before=30, after=0)
+        called = near(text, start, end, _CALLED, before=30, after=0)
         for region in self.regions:
             number = self._parsed(package, written, region)
             if number is None or not package.is_valid_number(number):
@@ -78,6 +83,16 @@ class Phones:
             return False
         usual = package.format_number(number, package.PhoneNumberFormat.NATIONAL)
         return re.findall(r"\d+", usual) == groups or (digits_of(written)[:1] == "0" and len(groups) <= 4)
+
+
+def _beginnings(written: str) -> Iterator[str]:
+    """A candidate, and what is left without its last group or two: "212-867-5309 2 times"."""
+    yield written
+    for _ in range(2):
+        written = re.sub(r"\D+\d+\Z", "", written)
+        if len(digits_of(written)) < 7:
+            return
+        yield written
 
 
 def _plain(package: Any, number: Any) -> str:

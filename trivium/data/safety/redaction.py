@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from trivium.data.documents import Document
-from trivium.data.safety.findings import Finding, Recogniser, masked, without_overlaps
+from trivium.data.safety.findings import Finding, Recogniser, around_digits, masked, without_overlaps
 from trivium.data.safety.money import cards, ibans
-from trivium.data.safety.national import DEFAULT, NationalIds
+from trivium.data.safety.national import DEFAULT, REGISTERS, NationalIds
 from trivium.data.safety.network import Addresses, Secrets, emails, macs, url_credentials
 from trivium.data.safety.persons import BirthDates, NameList, NameModel, Patterns, Records
 from trivium.data.safety.phones import Phones
@@ -70,7 +70,9 @@ class Finder:
             "birth_date": BirthDates(born_after),
             "medical_record": Records(medical_record),
         }
-        self.recognisers: list[Recogniser] = [by_kind[kind] for kind in by_kind if kind in kinds]
+        everywhere = ("secret", "url_credentials", "email")
+        self.recognisers: list[Recogniser] = [by_kind[kind] for kind in everywhere if kind in kinds]
+        self.of_digits: list[Recogniser] = [by_kind[kind] for kind in by_kind if kind in {*kinds} - {*everywhere}]
         if patterns:
             self.recognisers.append(Patterns(patterns))
         if names is not None:
@@ -81,13 +83,18 @@ class Finder:
     def find(self, text: str) -> list[Finding]:
         """What is found, in order, without overlaps."""
         found = [one for recogniser in [*self.recognisers, *self.slow] for one in recogniser(text)]
+        found += [
+            one for place in around_digits(text) for recogniser in self.of_digits for one in recogniser(text, *place)
+        ]
         if self.allow:
             found = [one for one in found if not self._allowed(one, text)]
         return without_overlaps(found, len(text))
 
     def knows(self, kind: str, value: str) -> bool:
-        """Whether a value by itself is still taken for somebody's."""
-        return any(one.kind == kind for recogniser in self.recognisers for one in recogniser(value))
+        """Whether an invented value is taken for somebody's, of whatever kind, also where its words stand before it."""
+        words = REGISTERS[kind].words[:1] if kind in REGISTERS else ()
+        forms = (value, *(f"{word} {value}" for word in words))
+        return any(True for form in forms for each in self.recognisers + self.of_digits for _ in each(form))
 
     def _allowed(self, finding: Finding, text: str) -> bool:
         forms = {finding.value.casefold(), text[finding.start : finding.end].casefold()}
