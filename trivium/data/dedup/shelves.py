@@ -29,7 +29,7 @@ class Shelf:
         counts: str | None = None,
     ) -> None:
         self.width = width
-        self._parts = [_mapped(sketch[name], dtype) for sketch in sketches]
+        self._parts = [mapped(sketch[name], dtype) for sketch in sketches]
         self._ends = [
             np.cumsum(np.fromfile(sketch[counts], dtype="<i8")) if counts else np.zeros(0, dtype=np.int64)
             for sketch in sketches
@@ -65,7 +65,8 @@ def jaccard(one: Hashes, other: Hashes) -> float:
     return shared / total if total else 1.0
 
 
-def _mapped(path: Path, dtype: str) -> NDArray[Any]:
+def mapped(path: Path, dtype: str) -> NDArray[Any]:
+    """A file of numbers, read where it is looked at."""
     if not path.stat().st_size:  # an empty file cannot be mapped
         return np.zeros(0, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r")

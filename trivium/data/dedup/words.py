@@ -67,14 +67,21 @@ def word_hashes(texts: Sequence[str]) -> tuple[Hashes, Ints]:
 
 
 def word_places(text: str) -> Ints:
-    """[W, 2] where each word begins and ends in the folded text; the same words as those of `word_hashes`."""
+    """[W, 2] where each word begins and ends in the text; the same words as those of `word_hashes`."""
     places = []
     at = 0
-    for block, _, _ in _blocks([folded(text)]):
+    seen = folded(text)
+    for block, _, _ in _blocks([seen]):
         starts, ends, _ = _words(block)
         places.append(np.stack([starts, ends], axis=1) + at)
         at += len(block)
-    return np.concatenate(places) if places else np.zeros((0, 2), dtype=np.int64)
+    if not places:
+        return np.zeros((0, 2), dtype=np.int64)
+    found = np.concatenate(places)
+    if len(seen) != len(text):  # some characters are two without case: ß is ss
+        ends = np.cumsum([len(folded(character)) for character in text])
+        found = np.searchsorted(ends, found - np.array([0, 1]), side="right") + np.array([0, 1])
+    return found
 
 
 def shingle_hashes(words: Hashes, counts: Ints, width: int) -> tuple[Hashes, Ints]:

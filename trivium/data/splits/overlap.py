@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trivium.data.dedup.words import Hashes, Ints, folded, shingle_hashes, word_hashes, word_places
+from trivium.data.dedup.words import Hashes, Ints, shingle_hashes, word_hashes, word_places
 
 NGRAM = 13
 SHORTEST_INSIDE = 8
@@ -134,8 +134,7 @@ def excerpt(text: str, hits: Sequence[Hit]) -> str:
     spans = stretches(hits)
     first, last = max(spans, key=lambda span: span[1] - span[0])
     start, end = int(places[first, 0]), int(places[last - 1, 1])
-    seen = folded(text)
-    shown = (text if len(text) == len(seen) else seen)[start:end]
+    shown = text[start:end]
     return shown if len(shown) <= _EXCERPT else f"{shown[:_EXCERPT]}…"
 
 

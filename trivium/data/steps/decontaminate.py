@@ -95,7 +95,7 @@ class Decontaminate(Step):
         return self._cut(document, [(int(places[a, 0]), int(places[b - 1, 1])) for a, b in spans], evidence)
 
     def _cut(self, document: Document, spans: Sequence[tuple[int, int]], evidence: str) -> Result:
-        """The pieces between the runs; places are those of the folded text, which is hardly ever longer or shorter."""
+        """The pieces between the runs."""
         text, window = document.text, self.config.window
         edges = [0, *(place for a, b in spans for place in (max(0, a - window), b + window)), len(text)]
         pieces = [text[a:b].strip() for a, b in zip(edges[::2], edges[1::2], strict=True)]
