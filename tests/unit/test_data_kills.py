@@ -18,11 +18,12 @@ CHILD = """
 import sys
 from pathlib import Path
 from trivium.data import prepare, shards
+from trivium.data.pipeline import run
 from trivium.recipe import Source
 from trivium.tokenizers.tokenizer import Tokenizer
 
 corpus, tokenizer, work = map(Path, sys.argv[1:])
-prepare._PART_BYTES = 100_000
+run.PART_BYTES = run.UNIT_BYTES = 100_000
 done = prepare.prepare_documents(Source(path=str(corpus)), work / "documents", validation_fraction=0.2)
 found = shards.tokenise_on_disk(
     Source(path=str(done.train)), Tokenizer.load(tokenizer), on_error="error", cache=work / "cache", shard_bytes=100_000

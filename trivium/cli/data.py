@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trivium.cli.complete import complete_override, complete_recipe
+from trivium.cli.data_run import run
 from trivium.cli.data_seal import seal
+from trivium.cli.data_why import why
 from trivium.cli.output import Json, show
 from trivium.errors import ConfigError, DataError
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from trivium.tokenizers.tokenizer import Tokenizer
 
 app = typer.Typer(help="Prepare and inspect training data.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(run)
+app.command()(why)
 app.command()(seal)
 
 RecipePath = Annotated[Path, typer.Argument(help="A YAML file, see recipes/.", autocompletion=complete_recipe)]

@@ -2,10 +2,12 @@
 
 A part is committed by its `.json`, which is written last and holds the hashes of the other files. Where parts end
 depends on the documents only, so the parts of a pass that was killed and continued are those of one that was not.
+Nothing is flushed to the disk: a part that was lost with the power does not have its hash, and is made again.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from trivium.artifacts.temporary import discard, lock
-from trivium.artifacts.writer import write_file
+from trivium.artifacts.writer import make_folder, write_file, write_plain
+
+_KEY = "key"
+_LOCK = "lock"
+_BUSY = "busy"
 
 
 @dataclass(frozen=True)
@@ -35,49 +41,75 @@ class Workbench:
         self._folder = folder
         self._key = key
         self.parts: list[Part] = []
-        while (part := self._finished(len(self.parts))) is not None:
+        while (part := finished_part(folder, len(self.parts), key=key)) is not None:
             self.parts.append(part)
 
     def commit(self, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Part:
         """Keep the next part."""
         number = len(self.parts)
+        make_folder(self._folder)
         for name, data in files.items():
-            write_file(self._path(number, name), data)
+            write_plain(_path(self._folder, number, name), iter([data]))
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         mark = {"key": self._key, "files": hashes, "facts": dict(facts)}
-        write_file(self._path(number, "json"), json.dumps(mark))
-        self.parts.append(Part({name: self._path(number, name) for name in files}, dict(facts)))
+        write_plain(_path(self._folder, number, "json"), iter([json.dumps(mark).encode()]))
+        self.parts.append(Part({name: _path(self._folder, number, name) for name in files}, dict(facts)))
         return self.parts[-1]
 
-    def _path(self, number: int, name: str) -> Path:
-        return self._folder / f"part-{number:05d}.{name}"
 
-    def _finished(self, number: int) -> Part | None:
-        """Part `number` if it is complete and undamaged."""
-        try:
-            mark = json.loads(self._path(number, "json").read_bytes())
-            if mark["key"] != self._key:
-                return None
-            files = {name: self._path(number, name) for name in mark["files"]}
-            if any(_hash(files[name]) != expected for name, expected in mark["files"].items()):
-                return None
-            return Part(files, mark["facts"])
-        except (OSError, ValueError, KeyError, TypeError):
+def finished_part(folder: Path, number: int, *, key: str) -> Part | None:
+    """Part `number` of the workbench in `folder` if it is complete and undamaged."""
+    try:
+        mark = json.loads(_path(folder, number, "json").read_bytes())
+        if mark["key"] != key:
             return None
+        files = {name: _path(folder, number, name) for name in mark["files"]}
+        if any(_hash(files[name]) != expected for name, expected in mark["files"].items()):
+            return None
+        return Part(files, mark["facts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextmanager
 def workbench(target: Path, *, key: str) -> Iterator[Workbench]:
     """The workbench for `target`, held by one process at a time and removed once `target` is there."""
-    folder = target.with_name(f".{target.name}.unfinished")
-    folder.mkdir(parents=True, exist_ok=True)
-    held = lock(folder / "lock", os.O_RDWR | os.O_CREAT)
-    try:
+    with work_folder(target, key=key) as folder:
         yield Workbench(folder, key=key)
+
+
+@contextmanager
+def work_folder(target: Path, *, key: str) -> Iterator[Path]:
+    """A folder beside `target`, held by one process at a time and removed once `target` is there.
+
+    What was left there with another key is thrown away. Waits for helpers of a process that died (see `busy`).
+    """
+    folder = target.with_name(f".{target.name}.unfinished")
+    make_folder(folder)
+    held = lock(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        os.close(lock(folder / _BUSY, os.O_RDWR | os.O_CREAT))
+        if (folder / _KEY).is_file() and (folder / _KEY).read_text(encoding="utf-8") != key:
+            for entry in folder.iterdir():
+                if entry.name not in (_LOCK, _BUSY):
+                    discard(entry)
+        write_file(folder / _KEY, key)
+        yield folder
         if target.exists():
             discard(folder)
     finally:
         os.close(held)
+
+
+@contextmanager
+def busy(folder: Path) -> Iterator[None]:
+    """Says that a helper of the process that holds the work folder is writing into it."""
+    descriptor = os.open(folder / _BUSY, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @cache
@@ -86,6 +118,10 @@ def code_fingerprint() -> str:
     package = Path(__file__).parents[1]
     files = [*package.glob("data/**/*.py"), *package.glob("tokenizers/*.py")]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(files))).hexdigest()
+
+
+def _path(folder: Path, number: int, name: str) -> Path:
+    return folder / f"part-{number:05d}.{name}"
 
 
 def _hash(path: Path) -> str:

@@ -95,7 +95,7 @@ def _stage(job: Quickstart, name: str, state: State) -> Stage:
 def _documents(report: dict[str, Any]) -> dict[str, Any]:
     if not report:
         return {}
-    dropped = report.get("dropped", {})
+    dropped = {**report["dropped"], **report["merged"]}
     rows = [[reason.replace("_", " "), f"{count:,}"] for reason, count in sorted(dropped.items(), key=lambda x: -x[1])]
     return {
         "figures": [
