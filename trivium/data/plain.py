@@ -2,30 +2,80 @@
 
 from __future__ import annotations
 
-import gzip
+import bz2
+import io
+import lzma
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from trivium.data.intake import Intake, Span
 from trivium.errors import DataError
 
+PACKINGS = (".gz", ".bz2", ".xz", ".zst")
+"""Endings of packed files; they stand behind the ending that names the format."""
+
+MOST_EXPANSION = 200
+"""A packed file may unpack to so many times what was read of it; text reaches 20, endless repetitions any number."""
+FREE_BYTES = 128 << 20
+"""What may be unpacked before that is asked."""
+
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
-_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
+_DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
+_BLOCK = 1 << 20
+_XZ_MEMORY = 256 << 20  # xz -9 needs 65 MB; a file that asks for more is made to
+
+
+def packed(*endings: str) -> tuple[str, ...]:
+    """The endings alone and before each packing: `.txt`, `.txt.gz`, ..."""
+    return tuple(f"{ending}{packing}" for ending in endings for packing in ("", *PACKINGS))
+
+
+def unpacked_name(name: str) -> str:
+    """The name without the ending of a packing."""
+    return name[: -len(Path(name).suffix)] if Path(name).suffix in PACKINGS else name
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The content of a file, unpacked if its name ends in .gz or .zst."""
+    """The content of a file, unpacked if its name ends in .gz, .bz2, .xz or .zst; a bomb is a DataError."""
     try:
-        if path.suffix == ".gz":
-            return cast("IO[bytes]", gzip.open(path, "rb"))
-        if path.suffix == ".zst":
-            return _open_zstd(path)
-        return path.open("rb")
+        if path.suffix not in PACKINGS:
+            return path.open("rb", buffering=_BLOCK)
+        stream = path.open("rb", buffering=0)
     except OSError as error:
         raise unreadable(path, error) from error
+    if path.suffix == ".zst":
+        return io.BufferedReader(_Unpacked(path, stream, _zstd_reads(path, stream)), _BLOCK)
+    makers: dict[str, Callable[[], Any]] = {
+        ".gz": _Gunzip,
+        ".bz2": bz2.BZ2Decompressor,
+        ".xz": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY),
+    }
+    return io.BufferedReader(_Unpacked(path, stream, _Members(stream, makers[path.suffix]).read), _BLOCK)
+
+
+def head_of(path: Path, size: int = 1 << 14) -> bytes:
+    """The first bytes of a file, unpacked if its name says so; none if it cannot be read."""
+    try:
+        with open_bytes(path) as stream:
+            return stream.read(size)
+    except (*_DAMAGED, OSError, DataError):
+        return b""
+
+
+def read_whole(path: Path, limit: int) -> bytes:
+    """All of a file that must be held at once; longer than `limit` bytes is a DataError."""
+    with open_bytes(path) as stream:
+        try:
+            raw = stream.read(limit + 1)
+        except (*_DAMAGED, OSError) as error:
+            raise damaged(path, None, error) from error
+    if len(raw) > limit:
+        raise DataError("the file is too long", where=path, value=f"more than {limit:,} bytes", fix="split the file")
+    return raw
 
 
 def line_spans(path: Path, size: int) -> Iterator[Span]:
@@ -124,7 +174,7 @@ def unreadable(path: Path, error: OSError) -> DataError:
 
 def damaged(path: Path, line: int | None, error: Exception) -> DataError:
     """The compressed data is wrong or ends in the middle."""
-    kind = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix, "file")
+    kind = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}.get(path.suffix, "file")
     return DataError(
         f"the {kind} data is damaged or ends in the middle",
         where=path if line is None else f"{path}:{line + 1}",
@@ -163,14 +213,98 @@ def _skip_line(stream: IO[bytes], size: int) -> int:
     return skipped
 
 
-def _open_zstd(path: Path) -> IO[bytes]:
+class _Unpacked(io.RawIOBase):
+    """What a packed file holds; stops at what only a bomb does."""
+
+    def __init__(self, path: Path, stream: IO[bytes], read: Callable[[int], bytes]) -> None:
+        self._path = path
+        self._stream = stream
+        self._read = read
+        self._found = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        self._found += len(data)
+        if self._found > FREE_BYTES and self._found > MOST_EXPANSION * self._stream.tell():
+            raise DataError(
+                "the file unpacks to far more than a text can: a decompression bomb",
+                where=self._path,
+                value=f"{self._found:,} bytes from {self._stream.tell():,}",
+                fix="delete the file; if it is right after all, unpack it yourself and read the result",
+            )
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Members:
+    """Unpacks the members of a file one after the other, a piece at a time."""
+
+    def __init__(self, stream: IO[bytes], make: Callable[[], Any]) -> None:
+        self._stream = stream
+        self._make = make
+        self._unpack: Any = None
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; none at the end."""
+        while True:
+            if self._unpack is None:
+                self._rest = (self._rest or self._stream.read(1 << 16)).lstrip(b"\0")  # members may be filled up
+                if not self._rest:
+                    if self._stream.tell() < os.fstat(self._stream.fileno()).st_size:
+                        continue
+                    return b""
+                self._unpack = self._make()
+            if self._unpack.needs_input and not self._rest:
+                self._rest = self._stream.read(1 << 16)
+            ended = self._unpack.needs_input and not self._rest
+            data = cast("bytes", self._unpack.decompress(self._rest, size))
+            self._rest = b""
+            if self._unpack.eof:
+                self._rest = self._unpack.unused_data
+                self._unpack = None
+            elif ended and not data:
+                raise EOFError("the end of the data is missing")
+            if data:
+                return data
+
+
+class _Gunzip:
+    """One member of a gzip file, with the interface of `bz2.BZ2Decompressor`."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+
+    def decompress(self, data: bytes, size: int) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, size)
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inner.unconsumed_tail
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+
+def _zstd_reads(path: Path, stream: IO[bytes]) -> Callable[[int], bytes]:
     try:
         import pyarrow
     except ImportError as error:
         raise DataError(
             "reading .zst files needs pyarrow", where=path, fix="pip install 'trivium[data]', or unpack the file"
         ) from error
-    import io
-
-    source = pyarrow.input_stream(str(path), compression="zstd")
-    return cast("IO[bytes]", io.BufferedReader(source, 1 << 20))
+    if not os.fstat(stream.fileno()).st_size:
+        return lambda size: b""
+    return cast("Callable[[int], bytes]", pyarrow.CompressedInputStream(stream, "zstd").read)

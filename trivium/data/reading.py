@@ -26,7 +26,7 @@ from trivium.artifacts.manifest import MANIFEST, RECORD, content_hash
 from trivium.artifacts.record import Parent, parent_of
 from trivium.data.documents import Document
 from trivium.data.intake import InputFile, Intake, Row, Span
-from trivium.data.plain import unreadable
+from trivium.data.plain import PACKINGS, head_of, unreadable
 from trivium.errors import DataError
 from trivium.nearest import nearest
 from trivium.recipe import Source
@@ -147,10 +147,16 @@ def _files(source: Source, intake: Intake) -> Iterator[tuple[InputFile, ModuleTy
     if path.is_dir():
         yield from _folder(path, forced, intake)
         return
-    reader = forced or _by_extension(path)
+    if not path.is_file():
+        raise DataError(
+            "this is not a regular file but a pipe, a socket or a device",
+            where=path,
+            fix="write its content to a file, and name that",
+        )
+    reader = forced or _reader_of(path)
     if reader is None:
         raise DataError(
-            "the kind of this file is not known from its name",
+            "the kind of this file is not known from its name or its first bytes",
             where=path,
             value=path.name,
             fix=f"name the format (format: jsonl), or use one of {_extensions()}",
@@ -167,8 +173,8 @@ def _folder(folder: Path, forced: ModuleType | None, intake: Intake) -> Iterator
             where=folder,
             fix=f"name the file that is meant: {folder / PREPARED_TRAIN}",
         )
-    for path in _walk(folder):
-        reader = forced or _by_extension(path)
+    for path in _walk(folder, intake):
+        reader = forced or _reader_of(path)
         if reader is None:
             intake.skipped[f"unknown extension {path.suffix}" if path.suffix else "no extension"] += 1
             continue
@@ -184,15 +190,24 @@ def _folder(folder: Path, forced: ModuleType | None, intake: Intake) -> Iterator
         )
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, intake: Intake) -> Iterator[Path]:
     """The files below a folder by name, without hidden ones; links to folders are not followed."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+    try:
+        entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        intake.reject(unreadable(folder, error))
+        return
+    for path in entries:
         if path.name.startswith(".") or path.name in (MANIFEST, RECORD):
             continue
         if path.is_dir() and not path.is_symlink():
-            yield from _walk(path)
+            yield from _walk(path, intake)
         elif path.is_file():
             yield path
+        elif path.is_symlink():
+            intake.skipped["a link to a folder" if path.is_dir() else "a link to nowhere"] += 1
+        else:
+            intake.skipped["not a regular file"] += 1
 
 
 def _forced(source: Source) -> ModuleType | None:
@@ -211,9 +226,24 @@ def _forced(source: Source) -> ModuleType | None:
     return reader
 
 
-def _by_extension(path: Path) -> ModuleType | None:
+def _reader_of(path: Path) -> ModuleType | None:
+    """What reads a file: by its ending, or by its first bytes where the ending says nothing or not enough."""
     name = path.name.lower()
-    return next((reader for reader in _readers().values() if name.endswith(reader.EXTENSIONS)), None)
+    named = next((reader for reader in _readers().values() if name.endswith(reader.EXTENSIONS)), None)
+    sharing = [reader for reader in _readers().values() if name.endswith(getattr(reader, "SHARED", ()))]
+    if not sharing and (named is not None or not _says_nothing(path)):
+        return named
+    asked = sharing or [reader for reader in _readers().values() if hasattr(reader, "recognises")]
+    head = head_of(path)
+    return next((reader for reader in asked if reader.recognises(head)), named)
+
+
+def _says_nothing(path: Path) -> bool:
+    """Whether the ending of a name is none, a number or a packing (`dump`, `2101.00001`, `x.gz`)."""
+    return path.suffix in ("", *PACKINGS) or path.suffix[1:].isdecimal() or path.suffix in _UNTOLD
+
+
+_UNTOLD = (".bin", ".dat", ".data", ".download", ".dump", ".file", ".out", ".tmp")
 
 
 def _name(reader: ModuleType) -> str:

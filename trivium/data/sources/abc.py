@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 
 from trivium.data.documents import Document
 from trivium.data.intake import InputFile, Intake
-from trivium.data.plain import lines
+from trivium.data.plain import lines, packed
 from trivium.errors import DataError
 
-EXTENSIONS = (".abc", ".abc.gz", ".abc.zst")
+EXTENSIONS = packed(".abc")
 
 _FIELD = re.compile(r"([A-Za-z]):\s*(.*?)\s*$")
 _COMMENT = re.compile(r"(?<!\\)%.*")

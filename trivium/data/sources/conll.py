@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trivium.data.intake import InputFile, Intake, Row
-from trivium.data.plain import lines
+from trivium.data.plain import lines, packed
 from trivium.errors import DataError
 
-EXTENSIONS = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".conll.gz", ".conllu.gz")
+EXTENSIONS = packed(".conll", ".conllu", ".bio", ".iob", ".iob2")
 
 
 def rows(file: InputFile, intake: Intake) -> Iterator[Row]:

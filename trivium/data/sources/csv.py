@@ -6,10 +6,10 @@ import csv
 from collections.abc import Iterator
 
 from trivium.data.intake import InputFile, Intake, Row
-from trivium.data.plain import lines
+from trivium.data.plain import lines, packed
 from trivium.errors import DataError
 
-EXTENSIONS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+EXTENSIONS = packed(".csv", ".tsv")
 
 
 def rows(file: InputFile, intake: Intake) -> Iterator[Row]:

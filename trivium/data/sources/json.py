@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from trivium.data.intake import InputFile, Intake, Row
 from trivium.data.json_rows import DECODER, checked_object, json_error
-from trivium.data.plain import blocks, decode
+from trivium.data.plain import blocks, decode, packed
 from trivium.errors import DataError
 
-EXTENSIONS = (".json", ".json.gz", ".json.zst")
+EXTENSIONS = packed(".json")
 
 _BLOCK = 1 << 20
 _SPACE = " \t\r\n"

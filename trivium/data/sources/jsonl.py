@@ -1,4 +1,4 @@
-"""JSON Lines: one object a line, plain or packed with gzip or zstd."""
+"""JSON Lines: one object a line, plain or packed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from trivium.data.intake import InputFile, Intake, Row, Span
 from trivium.data.json_rows import parse_object
-from trivium.data.plain import line_spans, lines
+from trivium.data.plain import line_spans, lines, packed
 
-EXTENSIONS = (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst", ".ndjson.gz", ".ndjson.zst")
+EXTENSIONS = packed(".jsonl", ".ndjson")
 
 
 def spans(file: InputFile, size: int) -> Iterator[Span]:

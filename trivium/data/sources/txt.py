@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from trivium.data.documents import Document
 from trivium.data.intake import InputFile, Intake
-from trivium.data.plain import blocks, decode
+from trivium.data.plain import blocks, decode, packed
 
-EXTENSIONS = (".txt", ".md", ".rst", ".txt.gz", ".md.gz", ".txt.zst")
+EXTENSIONS = packed(".txt", ".md", ".rst")
 
 PIECE_BYTES = 16 << 20
 

@@ -1,0 +1,1 @@
+"""From markup to plain text: what several readers share."""
