@@ -190,7 +190,7 @@ def test_gradient_does_not_depend_on_the_split(
 @pytest.mark.parametrize("case", CASES)
 def test_overfits_a_tiny_set(tmp_path: Path, tokenizers: dict[str, Tokenizer], case: str) -> None:
     bench = Bench(tmp_path, tokenizers, case=case)
-    trainer = bench.trainer(steps=50, batch_size=24, micro_rows=24, lr=2e-2)
+    trainer = bench.trainer(steps=120, batch_size=24, micro_rows=24, lr=2e-2)
     log = Losses()
     trainer.callbacks.append(log)
     trainer.fit()

@@ -202,7 +202,14 @@ class PipelineEngine(Engine):
 def arrived(hidden: Tensor, head: nn.Module) -> Callable[..., Any]:
     """A policy call that is answered from hidden states computed already."""
 
-    def forward(input_ids: Tensor, layout: Any, *, then: Callable[..., Any], offset: Tensor | None = None) -> Any:
+    def forward(
+        input_ids: Tensor,
+        layout: Any,
+        *,
+        then: Callable[..., Any],
+        offset: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Any:
         assert offset is None, "the pipeline has embedded the tokens already"
         return then(hidden, head)
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from trivium.config import StrictModel
+from trivium.data.batch import IGNORE
 from trivium.errors import ConfigError
 from trivium.lazy import torch
 
@@ -78,6 +79,10 @@ class Update:
     loss: Callable[[Batch], Terms] | None = None
 
 
+_MOST_WANTED = 0.75
+"""Share of tokens with a target up to which leaving out the others pays for picking them."""
+
+
 class RoleModel:
     """A role at work: call it with a batch and say what to compute from its hidden states.
 
@@ -94,9 +99,16 @@ class RoleModel:
         self.precision: Callable[[], AbstractContextManager[Any]] = nullcontext
         """The context of a call: autocast where the run is in lower precision."""
 
-    def __call__(self, batch: Batch, then: Then, *, offset: Tensor | None = None) -> Any:
-        """`then(hidden, head)` for the batch; `offset` [T, D] is added to the input embeddings."""
+    def __call__(self, batch: Batch, then: Then, *, offset: Tensor | None = None, only_targets: bool = False) -> Any:
+        """`then(hidden, head)` for the batch; `offset` [T, D] is added to the input embeddings.
+
+        only_targets: `then` looks at tokens that have a target only, so that the last block can leave out the others.
+        """
         extra: dict[str, Any] = {}
+        if only_targets and not self.compiled:
+            wanted = (batch.targets != IGNORE).nonzero().squeeze(1)
+            if len(wanted) < _MOST_WANTED * batch.tokens:
+                extra["wanted"] = wanted
         if batch.source is not None:
             extra["source"] = batch.source
         if "token_types" in batch.fields:

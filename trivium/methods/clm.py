@@ -96,5 +96,5 @@ class CausalLanguageModelling(Method):
 
     def loss(self, batch: Batch) -> Terms:
         """Negative log-likelihood of every target."""
-        nll = self.policy(batch, lambda hidden, head: losses.token_loss(hidden, head, batch.targets))
+        nll = self.policy(batch, lambda hidden, head: losses.token_loss(hidden, head, batch.targets), only_targets=True)
         return {"nll": Term(nll, unit="tokens")}

@@ -73,5 +73,7 @@ class DirectPreferenceOptimisation(Method):
 
 def sequence_logprobs(role: RoleModel, batch: Batch) -> Tensor:
     """[S] summed log-probability of the targets of each sequence."""
-    logprobs: Tensor = role(batch, lambda hidden, head: losses.token_logprobs(hidden, head, batch.targets))
+    logprobs: Tensor = role(
+        batch, lambda hidden, head: losses.token_logprobs(hidden, head, batch.targets), only_targets=True
+    )
     return batch.layout.sum(logprobs)

@@ -111,7 +111,7 @@ class Electra(Method):
             drawn = losses.sample_tokens(hidden, head, batch.targets, batch.fields["noise"])
             return losses.token_loss(hidden, head, batch.targets), drawn
 
-        nll, drawn = self.context.roles["generator"](batch, filled)
+        nll, drawn = self.context.roles["generator"](batch, filled, only_targets=True)
         hidden = batch.targets != IGNORE
         shown = torch.where(hidden, drawn, batch.input_ids)
         count = real_tokens(batch)

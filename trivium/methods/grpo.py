@@ -106,7 +106,7 @@ class GroupRelativePolicyOptimisation(Method):
     def loss(self, batch: Batch) -> Terms:
         """The clipped policy gradient, the divergence, and the mean reward beside them."""
         config = self.config
-        now = self.policy(batch, target_logprobs(batch))
+        now = self.policy(batch, target_logprobs(batch), only_targets=True)
         ratio = (now - batch.fields["old"]).exp()
         advantage = batch.fields["advantage"][batch.layout.sequence_ids(now.device)]
         clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)

@@ -102,5 +102,5 @@ class MaskedLanguageModelling(Method):
 
     def loss(self, batch: Batch) -> Terms:
         """Negative log-likelihood of the hidden tokens."""
-        nll = self.policy(batch, lambda hidden, head: losses.token_loss(hidden, head, batch.targets))
+        nll = self.policy(batch, lambda hidden, head: losses.token_loss(hidden, head, batch.targets), only_targets=True)
         return {"nll": Term(nll, unit="tokens")}

@@ -45,6 +45,7 @@ class SupervisedFineTuning(Method):
             batch,
             lambda hidden, head: losses.token_loss(hidden, head, batch.targets),
             offset=self.noise(batch),
+            only_targets=True,
         )
         return {"nll": Term(nll, unit="tokens")}
 

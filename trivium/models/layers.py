@@ -72,13 +72,13 @@ class Attention(nn.Module):
                 RMSNorm(width, eps=config.norm_eps, offset=config.norm_offset) for width in widths
             )
 
-    def forward(self, hidden: Tensor, plan: LayerPlan) -> Tensor:
-        """[T, D] -> [T, D]."""
+    def forward(self, hidden: Tensor, plan: LayerPlan, wanted: Tensor | None = None) -> Tensor:
+        """[T, D] -> [T, D], or [W, D] for the tokens `wanted` [W]."""
         query = self.heads(self.query(hidden), self.query_norm)
         key = self.heads(self.key(hidden), self.key_norm)
         if plan.rotary is not None:
             query, key = (self.rotate(x, *plan.rotary) for x in (query, key))
-        return self.mix(query, key, self.heads(self.value(hidden)), plan)
+        return self.mix(query, key, self.heads(self.value(hidden)), plan, wanted)
 
     def heads(self, x: Tensor, norm: RMSNorm | None = None) -> Tensor:
         """[T, H * C] -> [T, H, C], normalised before or after the cut."""
@@ -94,11 +94,13 @@ class Attention(nn.Module):
         turned = kernels.rotate(x[..., : self.rotary_dim], cos, sin)
         return torch.cat((turned, x[..., self.rotary_dim :]), dim=-1)
 
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, plan: LayerPlan | CrossPlan) -> Tensor:
+    def mix(
+        self, query: Tensor, key: Tensor, value: Tensor, plan: LayerPlan | CrossPlan, wanted: Tensor | None = None
+    ) -> Tensor:
         """The planned attention, and the output layer."""
         dropout = self.dropout if self.training else 0.0
         mixed = plan.attend(query, key, value, layer=self.layer, dropout=dropout)
-        result: Tensor = self.output(mixed.flatten(1))
+        result: Tensor = self.output(_only(mixed.flatten(1), wanted))
         return result
 
 
@@ -186,7 +188,8 @@ class Experts(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), the same with the source if there is one, then x + mlp(norm(x)).
 
-    `norm_placement` says whether the norms stand before each branch, on its output, or both.
+    `norm_placement` says whether the norms stand before each branch, on its output, or both. With `wanted` [W] the
+    block gives the hidden states of those tokens only; not where it looks at a source or has experts.
     """
 
     def __init__(self, config: ModelConfig, layer: int, *, cross: bool = False) -> None:
@@ -205,18 +208,18 @@ class Block(nn.Module):
         self.mlp_output_norm = make_norm(config) if after else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden: Tensor, plan: Plan) -> Tensor:
-        """[T, D] -> [T, D]."""
-        hidden = hidden + self.attended(self.attention_norm(hidden), plan)
+    def forward(self, hidden: Tensor, plan: Plan, wanted: Tensor | None = None) -> Tensor:
+        """[T, D] -> [T, D], or [W, D]."""
+        hidden = _only(hidden, wanted) + self.attended(self.attention_norm(hidden), plan, wanted)
         if self.cross is not None and self.cross_norm is not None:
             hidden = hidden + self.looked_up(self.cross_norm(hidden), plan)
         return hidden + self.thought(self.mlp_norm(hidden), plan)
 
-    def attended(self, hidden: Tensor, plan: Plan) -> Tensor:
+    def attended(self, hidden: Tensor, plan: Plan, wanted: Tensor | None = None) -> Tensor:
         """What attention adds."""
         layers = plan.sliding if self.slides else plan.full
         assert layers is not None
-        added: Tensor = self.dropout(self.attention_output_norm(self.attention(hidden, layers)))
+        added: Tensor = self.dropout(self.attention_output_norm(self.attention(hidden, layers, wanted)))
         return added
 
     def looked_up(self, hidden: Tensor, plan: Plan) -> Tensor:
@@ -239,9 +242,9 @@ class PostNormBlock(Block):
         super().__init__(config, layer, cross=cross)
         self.attention_norm, self.mlp_norm = make_norm(config), make_norm(config)
 
-    def forward(self, hidden: Tensor, plan: Plan) -> Tensor:
-        """[T, D] -> [T, D]."""
-        hidden = self.attention_norm(hidden + self.attended(hidden, plan))
+    def forward(self, hidden: Tensor, plan: Plan, wanted: Tensor | None = None) -> Tensor:
+        """[T, D] -> [T, D], or [W, D]."""
+        hidden = self.attention_norm(_only(hidden, wanted) + self.attended(hidden, plan, wanted))
         if self.cross is not None and self.cross_norm is not None:
             hidden = self.cross_norm(hidden + self.looked_up(hidden, plan))
         result: Tensor = self.mlp_norm(hidden + self.thought(hidden, plan))
@@ -256,11 +259,11 @@ class ParallelBlock(Block):
         if config.parallel == "one_norm":
             self.mlp_norm = None  # type: ignore[assignment]
 
-    def forward(self, hidden: Tensor, plan: Plan) -> Tensor:
-        """[T, D] -> [T, D]."""
-        first = self.attention_norm(hidden)
-        second = first if self.mlp_norm is None else self.mlp_norm(hidden)
-        return hidden + self.attended(first, plan) + self.thought(second, plan)
+    def forward(self, hidden: Tensor, plan: Plan, wanted: Tensor | None = None) -> Tensor:
+        """[T, D] -> [T, D], or [W, D]."""
+        first, rest = self.attention_norm(hidden), _only(hidden, wanted)
+        second = _only(first, wanted) if self.mlp_norm is None else self.mlp_norm(rest)
+        return rest + self.attended(first, plan, wanted) + self.thought(second, plan)
 
 
 def make_block(config: ModelConfig, layer: int, *, cross: bool = False) -> Block:
@@ -268,3 +271,7 @@ def make_block(config: ModelConfig, layer: int, *, cross: bool = False) -> Block
     if config.parallel != "none":
         return ParallelBlock(config, layer, cross=cross)
     return (PostNormBlock if config.norm_placement == "post" else Block)(config, layer, cross=cross)
+
+
+def _only(x: Tensor, wanted: Tensor | None) -> Tensor:
+    return x if wanted is None else x.index_select(0, wanted)

@@ -121,15 +121,19 @@ class Stack(nn.Module):
         dropped: Tensor = self.embed_dropout(hidden)
         return dropped
 
-    def run_blocks(self, hidden: Tensor, plan: Plan, blocks: Iterable[nn.Module] | None = None) -> Tensor:
-        """[T, D] -> [T, D] through `blocks` (default: all)."""
+    def run_blocks(
+        self, hidden: Tensor, plan: Plan, blocks: Iterable[nn.Module] | None = None, *, wanted: Tensor | None = None
+    ) -> Tensor:
+        """[T, D] -> [T, D] through `blocks` (default: all); the last one only for the tokens `wanted` [W]: [W, D]."""
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
+        chosen = list(self.blocks if blocks is None else blocks)
         with nullcontext() if plan.compiles else _uncompiled():
-            for block in self.blocks if blocks is None else blocks:
+            for block in chosen:
+                given = (hidden, plan) if wanted is None or block is not chosen[-1] else (hidden, plan, wanted)
                 if recompute:
-                    hidden = torch.utils.checkpoint.checkpoint(block, hidden, plan, use_reentrant=False)
+                    hidden = torch.utils.checkpoint.checkpoint(block, *given, use_reentrant=False)
                 else:
-                    hidden = block(hidden, plan)
+                    hidden = block(*given)
         return hidden
 
 
@@ -170,6 +174,11 @@ class Transformer(Stack):
         stacks: list[Stack] = [self, *([] if self.encoder is None else [self.encoder])]
         return [block for stack in stacks for block in stack.blocks if isinstance(block, Block)]
 
+    @property
+    def _can_leave_out(self) -> bool:
+        """Whether the last block can do without some tokens: not where others count them."""
+        return bool(self.blocks) and self.config.kind != "encoder_decoder" and not self.config.experts
+
     def checkpoint_activations(self) -> None:
         """Keep only each block's input, and compute the rest again in the backward pass."""
         self.activation_checkpointing = True
@@ -192,6 +201,7 @@ class Transformer(Stack):
         offset: Tensor | None = None,
         source: Source | None = None,
         token_types: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Any:
         """What the head says, or what `then` makes of the hidden states.
 
@@ -203,6 +213,7 @@ class Transformer(Stack):
         offset:      [T, D], added to the input embeddings.
         source:      for an encoder-decoder: one source for each sequence; once it is in the cache, None.
         token_types: [T] segment of each token, for models that tell them apart; default: all 0.
+        wanted:      [W] tokens whose hidden states `then` looks at; the others may be zero, and cost less.
         Returns logits [B, L, V] or [T, V] (scores of sequences: [S, N]), or the result of `then`.
         """
         shape = input_ids.shape
@@ -219,12 +230,16 @@ class Transformer(Stack):
             memory=memory,
             source=None if source is None else source.layout,
         )
-        hidden = self.run_blocks(self.embed_inputs(input_ids, plan.positions, offset, token_types), plan)
+        if not self._can_leave_out:
+            wanted = None
+        hidden = self.run_blocks(self.embed_inputs(input_ids, plan.positions, offset, token_types), plan, wanted=wanted)
         if cache is not None:
             cache.advance(layout.lengths)
         if plan.routing:
             self.balance = balance(plan.routing)
         hidden = self.final_norm(hidden)
+        if wanted is not None:
+            hidden = hidden.new_zeros(layout.tokens, hidden.shape[1]).index_copy(0, wanted, hidden)
         if then is not None:
             return then(hidden, self.head)
         result: Tensor = self.head(hidden, layout)
