@@ -1,27 +1,18 @@
 """Pretraining a 10.5M llama-style model on the CPU: our whole trainer against the transformers Trainer.
 
-    python benchmarks/pretrain.py --pairs 5 --steps 30 [--peer-python PATH] [--compile] [--out FILE]
+    python benchmarks/pretrain.py --pairs 5 --steps 30 [--peers eager compiled ours_compiled] [--peer-python PATH]
 
 Both sides train the same shape (width 256, 8 layers, 8 heads, MLP 688, vocabulary 8192) on the same rows of 512 tokens,
-batch 8, fp32, AdamW, with logging at every step and a checkpoint in the run. Each measurement is a process of its own;
-the sides take turns, and the figure is the ratio of medians. `tokens_per_second` counts the steps after warm-up;
-`memory` is the peak resident size of the process.
+batch 8, fp32, AdamW, with logging at every step and a checkpoint in the run. `eager` and `compiled` are settings of the
+Trainer; `ours_compiled` is ours with torch.compile, beside ours without. See `sides.py` for how the sides take turns.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from sides import THREADS, Measured, our_run, take_turns, their_run
+
 SHAPE = {
     "vocab_size": 8192,
     "hidden_size": 256,
@@ -31,7 +22,8 @@ SHAPE = {
     "intermediate_size": 688,
     "max_positions": 512,
 }
-SEQUENCE, BATCH, WARMUP = 512, 8, 5
+PEERS = ("eager", "compiled", "ours_compiled")
+SEQUENCE, BATCH = 512, 8
 
 
 def make_data(folder: Path, steps: int) -> None:
@@ -51,38 +43,28 @@ def make_data(folder: Path, steps: int) -> None:
     train_bpe([text[i : i + 10000] for i in range(0, 2_000_000, 10000)], vocab_size=8192).save(folder / "tokenizer")
 
 
-def ours(folder: Path, steps: int, compiled: bool) -> dict[str, float]:
-    """One run through `tv.train`."""
-    import trivium as tv
-
-    run = tv.train(
-        {
-            "name": f"ours-{time.time_ns()}",
-            "runs": str(folder / "runs"),
-            "method": "clm",
-            "model": {"preset": "llama-10m", "config": SHAPE},
-            "tokenizer": str(folder / "tokenizer"),
-            "data": {"train": str(folder / "text.txt"), "sequence_length": SEQUENCE},
-            "train": {
-                "steps": steps,
-                "batch_size": BATCH,
-                "compile": "on" if compiled else "off",
-                "checkpoint_every": steps,
-            },
-        }
+def measure(side: str, folder: Path, steps: int) -> Measured:
+    """One run of one side."""
+    if not side.startswith("ours"):
+        return theirs(folder, steps, compiled=side == "compiled")
+    return our_run(
+        folder,
+        steps,
+        count=lambda batch: batch.tokens,
+        method="clm",
+        model={"preset": "llama-10m", "config": SHAPE},
+        data={"train": str(folder / "text.txt"), "sequence_length": SEQUENCE},
+        train={"batch_size": BATCH, "compile": "on" if side == "ours_compiled" else "off"},
     )
-    seconds = [json.loads(line)["seconds"] for line in (run.folder / "timings.jsonl").open()]
-    losses = [json.loads(line)["loss"] for line in (run.folder / "metrics.jsonl").open()]
-    return {"seconds": sum(seconds[WARMUP:]), "steps": len(seconds) - WARMUP, "loss": losses[-1]}
 
 
-def theirs(folder: Path, steps: int, compiled: bool) -> dict[str, float]:
+def theirs(folder: Path, steps: int, *, compiled: bool) -> Measured:
     """One run through the transformers Trainer on blocks of the same tokens."""
     import torch
     from tokenizers import Tokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(THREADS)
     text = (folder / "text.txt").read_text(encoding="utf-8")
     ids = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json")).encode(text, add_special_tokens=False).ids
     rows = torch.tensor(ids[: len(ids) // SEQUENCE * SEQUENCE]).view(-1, SEQUENCE)
@@ -100,92 +82,18 @@ def theirs(folder: Path, steps: int, compiled: bool) -> dict[str, float]:
             attn_implementation="sdpa",
         )
     )
-    seconds: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *_: object, **__: object) -> None:
-            seconds.append(time.perf_counter())
-
-    trainer = Trainer(
-        model,
-        TrainingArguments(
-            output_dir=str(folder / f"theirs-{time.time_ns()}"),
-            per_device_train_batch_size=BATCH,
-            max_steps=steps,
-            use_cpu=True,
-            optim="adamw_torch_fused",
-            lr_scheduler_type="cosine",
-            learning_rate=3e-4,
-            weight_decay=0.1,
-            adam_beta2=0.95,
-            logging_steps=1,
-            save_steps=steps,
-            report_to=[],
-            torch_compile=compiled,
-            disable_tqdm=True,
-        ),
-        train_dataset=[{"input_ids": row, "labels": row} for row in rows],
-        callbacks=[Clock()],
+    return their_run(
+        folder,
+        steps,
+        trainer=Trainer,
+        arguments=TrainingArguments,
+        model=model,
+        rows=[{"input_ids": row, "labels": row} for row in rows],
+        batch=BATCH,
+        count=lambda sample: len(sample["input_ids"]),
+        torch_compile=compiled,
     )
-    result = trainer.train()
-    steps_seconds = [b - a for a, b in itertools.pairwise(seconds)]
-    return {
-        "seconds": sum(steps_seconds[WARMUP - 1 :]),
-        "steps": len(steps_seconds) - WARMUP + 1,
-        "loss": result.training_loss,
-    }
-
-
-def measure(side: str, folder: Path, steps: int, compiled: bool) -> None:
-    """Runs one side in this process and prints a line of JSON."""
-    import resource
-
-    result = (ours if side == "ours" else theirs)(folder, steps, compiled)
-    result["tokens_per_second"] = result["steps"] * BATCH * SEQUENCE / result["seconds"]
-    result["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print("RESULT " + json.dumps(result))
-
-
-def main() -> None:
-    """Takes turns and prints the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--compile", action="store_true", help="both sides with torch.compile")
-    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has transformers")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--side", choices=["ours", "theirs"], help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.side:
-        measure(arguments.side, arguments.folder, arguments.steps, arguments.compile)
-        return
-    runs: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
-    with tempfile.TemporaryDirectory() as name:
-        make_data(Path(name), arguments.steps)
-        for pair in range(arguments.pairs):
-            for side in ("ours", "theirs") if pair % 2 == 0 else ("theirs", "ours"):
-                python = sys.executable if side == "ours" else arguments.peer_python
-                command = [python, __file__, "--side", side, "--folder", name, "--steps", str(arguments.steps)]
-                command += ["--compile"] if arguments.compile else []
-                done = subprocess.run(
-                    command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-                )
-                lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-                if not lines:
-                    sys.exit(f"{side} failed:\n{done.stderr[-3000:]}")
-                runs[side].append(json.loads(lines[0][7:]))
-                print(side, {key: round(value, 1) for key, value in runs[side][-1].items()}, flush=True)
-    figures = {
-        key: statistics.median(run[key] for run in runs["ours"]) / statistics.median(run[key] for run in runs["theirs"])
-        for key in ("tokens_per_second", "memory")
-    }
-    pairs = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(runs["ours"], runs["theirs"], strict=True)]
-    print(f"tokens/s, ours / theirs: {figures['tokens_per_second']:.2f} (pairs {min(pairs):.2f} to {max(pairs):.2f})")
-    print(f"peak memory, ours / theirs: {figures['memory']:.2f}")
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"runs": runs, "ratios": figures}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    take_turns(__file__, __doc__, peers=PEERS, prepare=make_data, measure=measure)

@@ -1,0 +1,183 @@
+"""What the benchmarks of training share: one run of ours, one of the transformers Trainer, and taking turns.
+
+Each measurement is a process of its own, the same script called with --side; the figure is the ratio of the medians
+of tokens per second, counted over the steps after warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from books import ROOT
+
+WARMUP = 4
+THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
+
+Measured = dict[str, float]
+"""`seconds` and `tokens` of the steps after warm-up, and the last `loss`."""
+
+
+def our_run(folder: Path, steps: int, *, count: Callable[[Any], int], **recipe: Any) -> Measured:
+    """One run through `tv.train`; the tokens of its batches are counted afterwards, from the same loader."""
+    import trivium as tv
+    from trivium.config import resolve
+    from trivium.drivers.session import open_session
+
+    train = {"steps": steps, "checkpoint_every": steps, "threads": THREADS, "compile": "off", **recipe.pop("train")}
+    settings = {
+        "name": f"ours-{time.time_ns()}",
+        "runs": str(folder / "runs"),
+        "tokenizer": str(folder / "tokenizer"),
+        **recipe,
+        "train": train,
+    }
+    run = tv.train(settings)
+    seconds = [json.loads(line)["seconds"] for line in (run.folder / "timings.jsonl").read_text().splitlines()]
+    losses = [json.loads(line)["loss"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    session = open_session(resolve(settings))
+    tokens = [sum(count(batch) for batch in session.loader.update(step)) for step in range(steps)]
+    session.close()
+    return {"seconds": sum(seconds[WARMUP:]), "tokens": sum(tokens[WARMUP:]), "loss": losses[-1]}
+
+
+def their_run(
+    folder: Path,
+    steps: int,
+    *,
+    trainer: type[Any],
+    arguments: type[Any],
+    model: Any,
+    rows: Sequence[Any],
+    batch: int,
+    count: Callable[[Any], int],
+    collator: Callable[[list[Any]], Any] | None = None,
+    **settings: Any,
+) -> Measured:
+    """One run of a transformers Trainer at its best settings, with a log line a step and a checkpoint."""
+    from transformers import TrainerCallback, default_data_collator
+
+    collate = collator or default_data_collator
+    tokens: list[int] = []
+    seconds: list[float] = []
+
+    def counted(samples: list[Any]) -> Any:
+        tokens.append(sum(count(sample) for sample in samples))
+        return collate(samples)
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: object, **__: object) -> None:
+            seconds.append(time.perf_counter())
+
+    result = trainer(
+        model,
+        arguments(
+            output_dir=str(folder / f"theirs-{time.time_ns()}"),
+            per_device_train_batch_size=batch,
+            max_steps=steps,
+            use_cpu=True,
+            optim="adamw_torch_fused",
+            lr_scheduler_type="cosine",
+            learning_rate=3e-4,
+            weight_decay=0.1,
+            adam_beta2=0.95,
+            logging_steps=1,
+            save_steps=steps,
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            **settings,
+        ),
+        train_dataset=rows,
+        data_collator=counted,
+        callbacks=[Clock()],
+    ).train()
+    taken = [after - before for before, after in itertools.pairwise(seconds)]  # of step 1, 2, ...
+    # The loader fetches a batch ahead, so there may be one more count than steps.
+    return {
+        "seconds": sum(taken[WARMUP - 1 :]),
+        "tokens": sum(tokens[WARMUP:steps]),
+        "loss": result.training_loss,
+    }
+
+
+def take_turns(
+    script: str,
+    description: str | None,
+    *,
+    peers: Sequence[str],
+    prepare: Callable[[Path, int], None],
+    measure: Callable[[str, Path, int], Measured],
+) -> None:
+    """The command line of a benchmark: `prepare(folder, steps)` makes the data, `measure` runs one side in it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--peers", nargs="+", choices=peers, default=peers)
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has transformers")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--side", choices=["ours", *peers], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help="where the data is made, or was made before")
+    arguments = parser.parse_args()
+    if arguments.side:
+        _measure(measure, arguments)
+        return
+    sides = ["ours", *arguments.peers]
+    runs: dict[str, list[Measured]] = {side: [] for side in sides}
+    with tempfile.TemporaryDirectory() as name:
+        arguments.folder = arguments.folder or Path(name)
+        if not (arguments.folder / "tokenizer").exists():
+            prepare(arguments.folder, arguments.steps)
+        for pair in range(arguments.pairs):
+            for side in sides if pair % 2 == 0 else reversed(sides):
+                runs[side].append(_run(script, side, arguments))
+    ratios = {peer: _ratios(runs["ours"], runs[peer], peer) for peer in arguments.peers}
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"runs": runs, "ratios": ratios}, indent=1) + "\n", encoding="utf-8")
+
+
+def _measure(measure: Callable[[str, Path, int], Measured], arguments: argparse.Namespace) -> None:
+    """Runs one side in this process and prints a line of JSON."""
+    import resource
+
+    result = measure(arguments.side, arguments.folder, arguments.steps)
+    result["tokens_per_second"] = result["tokens"] / result["seconds"]
+    result["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print("RESULT " + json.dumps(result))
+
+
+def _run(script: str, side: str, arguments: argparse.Namespace) -> Measured:
+    """One measurement in a process of its own."""
+    python = sys.executable if side.startswith("ours") else arguments.peer_python
+    command = [python, script, "--side", side, "--folder", str(arguments.folder), "--steps", str(arguments.steps)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if not lines:
+        sys.exit(f"{side} failed:\n{done.stderr[-3000:]}")
+    result: Measured = json.loads(lines[0][7:])
+    print(f"{side:8}", {key: round(value, 2) for key, value in result.items()}, flush=True)
+    return result
+
+
+def _ratios(ours: Sequence[Measured], theirs: Sequence[Measured], peer: str) -> Measured:
+    ratios = {
+        key: statistics.median(run[key] for run in ours) / statistics.median(run[key] for run in theirs)
+        for key in ("tokens_per_second", "memory")
+    }
+    each = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(ours, theirs, strict=True)]
+    print(
+        f"ours / {peer}: {ratios['tokens_per_second']:.2f} tokens/s "
+        f"(pairs {min(each):.2f} to {max(each):.2f}), {ratios['memory']:.2f} peak memory"
+    )
+    return ratios
