@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -165,13 +166,16 @@ class Engine:
 
     def count(self, update: Update) -> dict[str, float]:
         """Count of each unit over the whole update, all ranks; taken before any forward pass."""
-        totals: dict[str, float] = {}
+        return self.processes.sum(self.counted(update), self.device)
+
+    def counted(self, update: Update) -> dict[str, float]:
+        """Count of each unit in the batches of this rank."""
+        totals: Counter[str] = Counter()
         for batch in update.batches:
-            for unit, count in self.method.weights(batch).items():
-                totals[unit] = totals.get(unit, 0.0) + count
-            if self.routed(self.players[update.player]):
-                totals["routed"] = totals.get("routed", 0.0) + batch.tokens
-        return self.processes.sum(totals, self.device)
+            totals.update(self.method.weights(batch))
+        if self.routed(self.players[update.player]):
+            totals["routed"] = sum(batch.tokens for batch in update.batches)
+        return dict(totals)
 
     def run(self, update: Update, counts: Counts, *, step: int, lr: float) -> StepResult:
         """One optimiser update; parameters are untouched if anything is not finite."""

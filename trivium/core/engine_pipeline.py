@@ -106,11 +106,7 @@ class PipelineEngine(Engine):
 
     def count(self, update: Update) -> dict[str, float]:
         """Counts of the update, which is the same on every rank."""
-        totals: dict[str, float] = {}
-        for batch in update.batches:
-            for unit, count in self.method.weights(batch).items():
-                totals[unit] = totals.get(unit, 0.0) + count
-        return totals
+        return self.counted(update)
 
     def forward_backward(self, update: Update, counts: Counts, player: Player, sums: _Sums, step: int) -> None:
         """One schedule over all micro-batches of the update."""

@@ -44,9 +44,7 @@ class Plan:
     @property
     def advice(self) -> str:
         """A setting that fits, where this one does not."""
-        return (
-            "" if self.fits else setting_that_fits(self.forecast.memory, MARGIN * self.description.memory_gib * 2**30)
-        )
+        return "" if self.fits else setting_that_fits(self.forecast.memory, self.allowed)
 
     @property
     def utilisation(self) -> Range:

@@ -230,7 +230,7 @@ class LanguageModel:
     @property
     def context_length(self) -> int:
         """Most tokens that prompt and answer may have together."""
-        return self.module.config.max_positions
+        return context_length(self.module.config)
 
     @overload
     def generate(

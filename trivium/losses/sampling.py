@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trivium.data.batch import IGNORE
-
-CHUNK = 256
-"""Tokens whose probabilities exist at the same time."""
+from trivium.losses.tokens import trained_chunks
 
 
 @torch.no_grad()
@@ -19,7 +16,7 @@ def sample_tokens(hidden: Tensor, head: nn.Module, targets: Tensor, noise: Tenso
     a draw depends on its own position only, and not on how a batch was split.
     """
     drawn = torch.zeros_like(targets)
-    for at in torch.split((targets != IGNORE).nonzero().squeeze(1), CHUNK):
+    for at in trained_chunks(targets, len(head.weight)):  # type: ignore[arg-type]
         logits = head(hidden[at])
         shares = torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).cumsum(-1)
         wanted = noise[at, None].to(shares.dtype) * shares[:, -1:]

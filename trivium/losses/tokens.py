@@ -93,7 +93,7 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-def _chunks(targets: Tensor, vocabulary: int) -> Iterator[Tensor]:
+def trained_chunks(targets: Tensor, vocabulary: int) -> Iterator[Tensor]:
     """Places of the trained tokens, a chunk at a time."""
     least, logits = CHUNKS.get(targets.device.type, CHUNKS["cpu"])
     index = (targets != IGNORE).nonzero().squeeze(1)
@@ -156,7 +156,7 @@ class _TokenLoss(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(dtype)
-            for at in _chunks(targets, weight.shape[0]):
+            for at in trained_chunks(targets, weight.shape[0]):
                 inputs, goal = hidden[at].to(dtype), targets[at].unsqueeze(1)
                 logp, bounded = _log_softmax(inputs, matrix, bias, softcap)
                 scale = None if weights is None else weights[at].to(logp.dtype).unsqueeze(1)
@@ -196,7 +196,7 @@ class _TokenLogprobs(torch.autograd.Function):
         )
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(ctx.dtype)
-            for at in _chunks(targets, weight.shape[0]):
+            for at in trained_chunks(targets, weight.shape[0]):
                 logp, _ = _log_softmax(hidden[at].to(ctx.dtype), matrix, bias, softcap)
                 result[at] = logp.gather(1, targets[at].unsqueeze(1)).squeeze(1)
         return result
@@ -207,7 +207,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, bias, targets = ctx.saved_tensors
         gradients = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
         matrix = weight.to(ctx.dtype)
-        for at in _chunks(targets, weight.shape[0]):
+        for at in trained_chunks(targets, weight.shape[0]):
             inputs, goal = hidden[at].to(ctx.dtype), targets[at].unsqueeze(1)
             logp, bounded = _log_softmax(inputs, matrix, bias, ctx.softcap)
             slope = logp.exp_().neg_()

@@ -184,24 +184,21 @@ class RaggedAttention:
         prefixes = layout.prefixes or (0,) * layout.sequences
         self.runs = list(equal_neighbours(zip(layout.lengths, prefixes, strict=True)))
         bias = None if pattern.bias is None else _square_bias(pattern.bias, self.longest, device)
-        self.calls = {
-            (length, prefix): UniformAttention(
-                length,
-                pattern=pattern,
-                device=device,
-                bias=None if bias is None else bias[:, :length, :length],
-                prefix=prefix,
-            )
-            for _, _, (length, prefix) in self.runs
-        }
         self.compiles = pattern.bias is None and pattern.softcap is None and not any(prefixes)
         self.buckets: Buckets | None = None
+        self.calls: dict[tuple[int, int], UniformAttention] = {}
         if device.type == "cpu" and not any(prefixes) and worth_padding(layout, layout, len(self.runs)):
             self.buckets = Buckets(layout, layout, mask=partial(_self_mask, pattern, bias), device=device)
+        else:
+            self.calls = {kind: self._call(*kind, bias, device) for _, _, kind in self.runs}
         self.ends: Tensor | None = None
         if device.type == "cuda" and self.compiles:
             starts = torch.tensor([*layout.starts(), layout.tokens], dtype=torch.int32)
             self.ends = starts.to(device, non_blocking=True)
+
+    def _call(self, length: int, prefix: int, bias: Tensor | None, device: torch.device) -> UniformAttention:
+        own = None if bias is None else bias[:, :length, :length]
+        return UniformAttention(length, pattern=self.pattern, device=device, bias=own, prefix=prefix)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """See `Attend`."""

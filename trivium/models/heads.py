@@ -59,16 +59,13 @@ class MaskedHead(LanguageHead):
         return super().transform(changed)
 
 
-_DENSE: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}
-
-
 class TokenHead(nn.Module):
     """Scores of each token: labels, begin and end of a span, or whether it was replaced."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.dense = None if config.head_dense == "none" else Linear(config.hidden_size, config.hidden_size)
-        self.activation = _DENSE.get(config.head_dense)
+        self.activation = kernels.ACTIVATIONS.get(config.head_dense)
         self.dropout = nn.Dropout(config.head_dropout)
         self.out = Linear(config.hidden_size, config.scores, bias=config.head_bias)
 

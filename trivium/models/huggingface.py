@@ -25,6 +25,8 @@ ACTIVATIONS = {
 }
 """Their name -> ours; going back, the first name of each function but `gelu_new`, which every version knows."""
 
+QUERY_KEY_VALUE = tuple(f"blocks.{{}}.attention.{name}" for name in ("query", "key", "value"))
+"""Parameters that some families keep as one tensor."""
 TOKENS = {"bos_id": "bos_token_id", "eos_id": "eos_token_id", "pad_id": "pad_token_id"}
 """Our setting -> theirs, for the special tokens."""
 

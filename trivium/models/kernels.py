@@ -23,6 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
+    "tanh": torch.tanh,
 }
 
 _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -30,6 +31,7 @@ _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu": aten.gelu_backward,
     "gelu_tanh": partial(aten.gelu_backward, approximate="tanh"),
     "relu": partial(aten.threshold_backward, threshold=0),
+    "tanh": lambda grad, x: aten.tanh_backward(grad, torch.tanh(x)),
 }
 """(gradient of the output, input) -> gradient of the input."""
 

@@ -9,8 +9,9 @@ Shapes: n sequences in a bucket, Q and N the most queries and keys of one of the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -94,7 +95,8 @@ def worth_padding(layout: Layout, source: Layout, calls: int) -> bool:
     return calls > _WORTH * len(_alike(layout.lengths, source.lengths))
 
 
-def _alike(lengths: Sequence[int], longs: Sequence[int]) -> list[list[int]]:
+@lru_cache(maxsize=4)  # asked whether it is worth it, and then for the plan
+def _alike(lengths: tuple[int, ...], longs: tuple[int, ...]) -> list[list[int]]:
     """Numbers of the sequences of each bucket."""
     groups: dict[tuple[int, int], list[int]] = {}
     for number, pair in enumerate(zip(lengths, longs, strict=True)):

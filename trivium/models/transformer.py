@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class Stack(nn.Module):
             angles = None
             if config.positions == "rotary":
                 angles = rotary.cos_sin(config, rope, positions, layout=layout, totals=totals)
-            own = Pattern(**{**pattern.__dict__, "window": window})
+            own = replace(pattern, window=window)
             return LayerPlan(angles, plan_attention(layout, pattern=own, device=device, cache=cache))
 
         kinds = {config.slides(layer) for layer in range(len(self.blocks))}

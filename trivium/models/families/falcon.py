@@ -12,6 +12,7 @@ from typing import Any
 
 from trivium.models.config import ModelConfig
 from trivium.models.huggingface import (
+    QUERY_KEY_VALUE,
     causal_heads,
     demand,
     keys,
@@ -71,7 +72,6 @@ IGNORED = r"transformer\.h\.\d+\.self_attention\.rotary_emb\.inv_freq"
 """Tensors of old files that hold no parameters."""
 
 _BLOCK, _ATTENTION = "transformer.h.{}", "blocks.{}.attention"
-_QKV = (f"{_ATTENTION}.query", f"{_ATTENTION}.key", f"{_ATTENTION}.value")
 
 KEYS = [
     *keys("transformer.word_embeddings", "embed"),
@@ -79,7 +79,7 @@ KEYS = [
     *keys(f"{_BLOCK}.post_attention_layernorm", "blocks.{}.mlp_norm", when=("parallel", "none")),
     *keys(f"{_BLOCK}.ln_attn", "blocks.{}.attention_norm", when=("parallel", "two_norms")),
     *keys(f"{_BLOCK}.ln_mlp", "blocks.{}.mlp_norm", when=("parallel", "two_norms")),
-    *keys(f"{_BLOCK}.self_attention.query_key_value", *_QKV, grouped=True),
+    *keys(f"{_BLOCK}.self_attention.query_key_value", *QUERY_KEY_VALUE, grouped=True),
     *keys(f"{_BLOCK}.self_attention.dense", f"{_ATTENTION}.output"),
     *keys(f"{_BLOCK}.mlp.dense_h_to_4h", "blocks.{}.mlp.up"),
     *keys(f"{_BLOCK}.mlp.dense_4h_to_h", "blocks.{}.mlp.down"),

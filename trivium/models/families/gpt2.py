@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from trivium.models.config import ModelConfig
-from trivium.models.huggingface import Head, demand, keys, read_activation, read_fields, write_activation, write_fields
+from trivium.models.huggingface import (
+    QUERY_KEY_VALUE,
+    Head,
+    demand,
+    keys,
+    read_activation,
+    read_fields,
+    write_activation,
+    write_fields,
+)
 
 _ALWAYS: dict[str, Any] = {
     "family": "gpt2",
@@ -55,13 +64,12 @@ IGNORED = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"
 """Tensors of old files that hold no parameters: the causal mask."""
 
 _BLOCK, _ATTENTION = "transformer.h.{}", "blocks.{}.attention"
-_QKV = (f"{_ATTENTION}.query", f"{_ATTENTION}.key", f"{_ATTENTION}.value")
 
 KEYS = [
     *keys("transformer.wte", "embed"),
     *keys("transformer.wpe", "position_embed"),
     *keys(f"{_BLOCK}.ln_1", "blocks.{}.attention_norm"),
-    *keys(f"{_BLOCK}.attn.c_attn", *_QKV, transposed=True),
+    *keys(f"{_BLOCK}.attn.c_attn", *QUERY_KEY_VALUE, transposed=True),
     *keys(f"{_BLOCK}.attn.c_proj", f"{_ATTENTION}.output", transposed=True),
     *keys(f"{_BLOCK}.ln_2", "blocks.{}.mlp_norm"),
     *keys(f"{_BLOCK}.mlp.c_fc", "blocks.{}.mlp.up", transposed=True),

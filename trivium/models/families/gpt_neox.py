@@ -10,6 +10,7 @@ from typing import Any
 
 from trivium.models.config import ModelConfig
 from trivium.models.huggingface import (
+    QUERY_KEY_VALUE,
     causal_heads,
     keys,
     read_activation,
@@ -64,12 +65,11 @@ IGNORED = r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_
 """Tensors of old files that hold no parameters: the causal mask and the angles."""
 
 _BLOCK, _ATTENTION = "gpt_neox.layers.{}", "blocks.{}.attention"
-_QKV = (f"{_ATTENTION}.query", f"{_ATTENTION}.key", f"{_ATTENTION}.value")
 
 KEYS = [
     *keys("gpt_neox.embed_in", "embed"),
     *keys(f"{_BLOCK}.input_layernorm", "blocks.{}.attention_norm"),
-    *keys(f"{_BLOCK}.attention.query_key_value", *_QKV, grouped=True),
+    *keys(f"{_BLOCK}.attention.query_key_value", *QUERY_KEY_VALUE, grouped=True),
     *keys(f"{_BLOCK}.attention.dense", f"{_ATTENTION}.output"),
     *keys(f"{_BLOCK}.post_attention_layernorm", "blocks.{}.mlp_norm"),
     *keys(f"{_BLOCK}.mlp.dense_h_to_4h", "blocks.{}.mlp.up"),

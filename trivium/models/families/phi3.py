@@ -10,6 +10,7 @@ from trivium.models.families import llama
 from trivium.models.families.llama import IGNORED as IGNORED
 from trivium.models.families.llama import PREFIX as PREFIX
 from trivium.models.huggingface import (
+    QUERY_KEY_VALUE,
     causal_heads,
     keys,
     read_activation,
@@ -40,11 +41,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 HEADS = causal_heads("Phi3", without=("span",))
 
 _ATTENTION, _MLP = "blocks.{}.attention", "blocks.{}.mlp"
-_QKV = (f"{_ATTENTION}.query", f"{_ATTENTION}.key", f"{_ATTENTION}.value")
 
 KEYS = [
     *(key for key in llama.KEYS if not any(part in key.file for part in (".q_", ".k_", ".v_", ".gate_", ".up_"))),
-    *keys("model.layers.{}.self_attn.qkv_proj", *_QKV),
+    *keys("model.layers.{}.self_attn.qkv_proj", *QUERY_KEY_VALUE),
     *keys("model.layers.{}.mlp.gate_up_proj", f"{_MLP}.gate", f"{_MLP}.up"),
 ]
 
