@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trivium.cli.complete import complete_override, complete_recipe
+from trivium.cli.data_augment import augment
 from trivium.cli.data_run import run
 from trivium.cli.data_seal import seal
 from trivium.cli.data_why import why
@@ -25,6 +26,7 @@ app = typer.Typer(help="Prepare and inspect training data.", no_args_is_help=Tru
 app.command()(run)
 app.command()(why)
 app.command()(seal)
+app.command()(augment)
 
 RecipePath = Annotated[Path, typer.Argument(help="A YAML file, see recipes/.", autocompletion=complete_recipe)]
 Overrides = Annotated[
