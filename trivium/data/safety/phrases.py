@@ -53,14 +53,16 @@ class Phrases:
         return word.replace("\u2019", "'").casefold() if self._fold else word
 
 
-def read_lists(path: Path) -> dict[str, list[str]]:
-    """A YAML file with a list of phrases under each label."""
+def read_lists(path: Path, below: str | None = None) -> dict[str, list[str]]:
+    """A YAML file with a list of phrases under each label; below: only what stands under this name."""
     import yaml
 
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError("the lists cannot be read", where=path, value=str(error), fix=_FORM) from error
+    if below is not None:
+        content = content[below]
     if not isinstance(content, dict) or not content:
         raise DataError("the file holds no lists under names", where=path, fix=_FORM)
     for name, phrases in content.items():
