@@ -77,7 +77,7 @@ def test_every_option_changes_the_canaries(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="secret key"):
         Canaries.Config(list="x")
-    with pytest.raises(ValidationError, match="needs .name. and .secret."):
+    with pytest.raises(ValidationError, match="the template needs"):
         Canaries.Config(list="x", key_env="CANARY_KEY", template="x")
     with pytest.raises(ValidationError, match="at least one document"):
         Canaries.Config(list="x", key_env="CANARY_KEY", repeats=())
