@@ -11,6 +11,7 @@ from trivium.cli.complete import complete_override, complete_recipe
 from trivium.cli.data_audit import audit
 from trivium.cli.data_augment import augment
 from trivium.cli.data_convert import convert
+from trivium.cli.data_crawl import crawl
 from trivium.cli.data_run import run
 from trivium.cli.data_seal import seal
 from trivium.cli.data_validate import validate
@@ -32,6 +33,7 @@ app.command()(seal)
 app.command()(audit)
 app.command()(augment)
 app.command()(convert)
+app.command()(crawl)
 app.command()(validate)
 
 RecipePath = Annotated[Path, typer.Argument(help="A YAML file, see recipes/.", autocompletion=complete_recipe)]
