@@ -59,7 +59,7 @@ MAY_IMPORT = {
 IMPORT_NAMES = {"pyyaml": "yaml"}
 """Distributions whose import name is not their own."""
 
-OPTIONAL = ("data", "tensorboard", "evaluation", "music")
+OPTIONAL = ("data", "web", "ray", "privacy", "tensorboard", "evaluation", "music")
 """Extras for users."""
 
 BROUGHT_ALONG = {"markupsafe"}

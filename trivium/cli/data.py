@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trivium.cli.complete import complete_override, complete_recipe
+from trivium.cli.data_audit import audit
+from trivium.cli.data_augment import augment
+from trivium.cli.data_convert import convert
+from trivium.cli.data_crawl import crawl
 from trivium.cli.data_run import run
 from trivium.cli.data_seal import seal
+from trivium.cli.data_validate import validate
 from trivium.cli.data_why import why
 from trivium.cli.output import Json, show
 from trivium.errors import ConfigError, DataError
@@ -25,6 +30,11 @@ app = typer.Typer(help="Prepare and inspect training data.", no_args_is_help=Tru
 app.command()(run)
 app.command()(why)
 app.command()(seal)
+app.command()(audit)
+app.command()(augment)
+app.command()(convert)
+app.command()(crawl)
+app.command()(validate)
 
 RecipePath = Annotated[Path, typer.Argument(help="A YAML file, see recipes/.", autocompletion=complete_recipe)]
 Overrides = Annotated[

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from trivium.cli.output import Json, show
+from trivium.cli.tokenizer_extend import extend
+from trivium.cli.tokenizer_import import import_
 from trivium.cli.vectors import vectors
-from trivium.errors import TokenizerError
 
 app = typer.Typer(help="Train and try tokenizers and word vectors.", no_args_is_help=True, rich_markup_mode=None)
+app.command("import")(import_)
+app.command()(extend)
 app.command()(vectors)
 
 
@@ -20,11 +23,14 @@ def train(
     sources: Annotated[list[str], typer.Argument(help="Files, folders or built-in sources (pydocs).")],
     output: Annotated[Path, typer.Option("--output", help="Folder to write.")],
     kind: Annotated[
-        Literal["bpe", "word", "char", "byte"],
-        typer.Option(help="Frequent pieces of text, whole words, the characters of the documents, or the 256 bytes."),
+        Literal["bpe", "wordpiece", "unigram", "char-bpe", "word", "char", "byte"],
+        typer.Option(
+            help="bpe: frequent runs of bytes. wordpiece: BERT's. unigram, char-bpe: SentencePiece's two. word: whole "
+            "words. char: the characters of the documents. byte: the 256 bytes."
+        ),
     ] = "bpe",
     vocab_size: Annotated[
-        int | None, typer.Option(help="Number of tokens of a bpe or word vocabulary; default 8192.")
+        int | None, typer.Option(help="Number of tokens; default 8192. Not for char and byte.")
     ] = None,
     split: Annotated[
         Literal["gpt4", "gpt2"] | None,
@@ -33,39 +39,61 @@ def train(
     special: Annotated[
         list[str] | None,
         typer.Option(
-            help="Further special tokens of a bpe vocabulary: mask (for mlm), sentinels (denoise), middle (clm), modes "
-            "(UL2), or a token as it is written; can be given several times."
+            help="Further special tokens: mask (for mlm), sentinels (denoise), middle (clm), modes (UL2), or a token "
+            "as it is written; can be given several times. Not for word, char and byte."
         ),
+    ] = None,
+    normalise: Annotated[
+        Literal["none", "nfc", "nfd", "nfkc", "nfkd", "nmt_nfkc"] | None,
+        typer.Option(
+            help="Unicode form of texts, for unigram (default nmt_nfkc, as SentencePiece), char-bpe, char and byte."
+        ),
+    ] = None,
+    lowercase: Annotated[
+        bool | None,
+        typer.Option(
+            "--lowercase/--cased", help="Small letters, for wordpiece (the default), unigram, char-bpe, word."
+        ),
+    ] = None,
+    prefix_space: Annotated[
+        bool | None,
+        typer.Option(
+            "--prefix-space/--no-prefix-space", help="A space in front of each text, for unigram and char-bpe."
+        ),
+    ] = None,
+    min_count: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rarer words and pairs get no token; default 2. Not for unigram, char and byte."),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite the folder if it is a tokenizer.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a vocabulary from documents: byte-level BPE, words, characters or bytes."""
+    """Make a vocabulary from documents."""
     from trivium.artifacts.record import parent_of
     from trivium.artifacts.writer import check_target, write_artifact
     from trivium.data.intake import Intake
     from trivium.data.reading import read_documents
     from trivium.recipe import Source
-    from trivium.tokenizers.special import expanded
-    from trivium.tokenizers.train import train_bpe, train_bytes, train_characters, train_word
+    from trivium.tokenizers.kinds import check_options, train_kind
 
-    for option, value in (("--vocab-size", vocab_size), ("--split", split), ("--special", special)):
-        if value is not None and kind != "bpe" and (kind, option) != ("word", "--vocab-size"):
-            raise TokenizerError(f"{option} has no effect on --kind {kind}", value=value, fix=f"leave out {option}")
+    options = {
+        "vocab_size": vocab_size,
+        "split": split,
+        "special": special,
+        "normalise": normalise,
+        "lowercase": lowercase,
+        "prefix_space": prefix_space,
+        "min_count": min_count,
+    }
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    check_options(kind, given)
     check_target(output, kind="tokenizer", replace=replace)
     intake = Intake()
     texts = (
         document.text for name in sources for document in read_documents(Source.model_validate({"path": name}), intake)
     )
-    if kind == "bpe":
-        tokenizer = train_bpe(
-            texts, vocab_size=vocab_size or 8192, split=split or "gpt4", special=expanded(special or [])
-        )
-    elif kind == "word":
-        tokenizer = train_word(texts, vocab_size=vocab_size or 8192)
-    else:
-        tokenizer = train_characters(texts) if kind == "char" else train_bytes()
-    settings = {"sources": sources, "kind": kind, "vocab_size": vocab_size, "split": split, "special": special}
+    tokenizer = train_kind(kind, texts, **given)
+    settings = {"sources": sources, "kind": kind, **options}
     parents = [parent_of(Path(name), role="documents") for name in sources if Path(name).exists()]
     with write_artifact(output, kind="tokenizer", parents=parents, config=settings, replace=replace) as folder:
         tokenizer.save(folder)

@@ -206,10 +206,12 @@ def _read_prompt_completion(row: Row) -> Example:
     return Completion(text_field(row, "prompt"), text_field(row, "completion"))
 
 
+SHAREGPT = Shape(("conversations",), ("tools", "system"), _read_sharegpt)
+ALPACA = Shape(("instruction", "output"), ("input", "system", "history"), _read_alpaca)
 SHAPES: dict[str, Shape] = {
     "messages": Shape(("messages",), ("tools",), _read_messages),
-    "sharegpt": Shape(("conversations",), ("tools", "system"), _read_sharegpt),
-    "alpaca": Shape(("instruction", "output"), ("input", "system", "history"), _read_alpaca),
+    "sharegpt": SHAREGPT,
+    "alpaca": ALPACA,
     "prompt_completion": Shape(("prompt", "completion"), (), _read_prompt_completion),
 }
 

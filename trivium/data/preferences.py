@@ -4,9 +4,11 @@
     the same with lists of messages                             conversations; only the answers are trained
     {"chosen": [...], "rejected": [...]}                        whole conversations: what both begin with is the prompt
     {"chosen": "\\n\\nHuman: ...", "rejected": "..."}             the dialogues of Anthropic's HH, as text
+    {"instruction": "...", "input": "...", "chosen", "rejected"}   LLaMA-Factory, after Alpaca
+    {"conversations": [...], "chosen": {...}, "rejected": {...}}   LLaMA-Factory, after ShareGPT
 
-A `margin` (how much better the chosen answer is) becomes a number of the sample. Unpaired and ranked answers have
-shapes of their own and are not read yet.
+A `margin` (how much better the chosen answer is) becomes a number of the sample. Unpaired, rated and ranked answers
+have shapes of their own: `trivium data convert` makes pairs of them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trivium.data.instructions import (
+    ALPACA,
+    SHAREGPT,
     Completion,
     Example,
     Shape,
@@ -26,7 +30,7 @@ from trivium.data.instructions import (
     text_field,
 )
 from trivium.data.intake import Intake, Row
-from trivium.data.messages import continued, message_list
+from trivium.data.messages import continued, message_list, parse_inside
 from trivium.data.samples import Sample, TokenSequence
 from trivium.errors import DataError
 
@@ -100,7 +104,35 @@ def _read_conversations(row: Row) -> Pair:
     return _both(chosen[:same], chosen[same:], rejected[same:], row)
 
 
+def _read_alpaca(row: Row) -> Pair:
+    """LLaMA-Factory's instruction, input and the two answers."""
+    given: dict[str, Any] = {name: row.values[name] for name in ("instruction", "input", "system", "history") if name in row.values}
+    pair = [ALPACA.read(Row({**given, "output": row.values[side]}, row.where, row.name)) for side in _SIDES]
+    return _both(pair[0].messages[:-1], pair[0].messages[-1:], pair[1].messages[-1:], row)
+
+
+def _read_sharegpt(row: Row) -> Pair:
+    """LLaMA-Factory's conversation and the two messages that could follow it."""
+    sides = []
+    for side in _SIDES:
+        answer = row.values[side]
+        answers = answer if isinstance(answer, list) else [answer]
+        listed = [*parse_inside(row.values["conversations"], row.where, "conversations"), *answers]
+        given: dict[str, Any] = {name: row.values[name] for name in ("system", "tools") if name in row.values}
+        sides.append(SHAREGPT.read(Row({**given, "conversations": listed}, row.where, row.name)).messages)
+    common = min(map(len, sides)) - 1
+    return _both(sides[0][:common], sides[0][common:], sides[1][common:], row)
+
+
+_SIDES = ("chosen", "rejected")
+
 SHAPES: dict[str, Shape] = {
+    "preference pair after an instruction": Shape(
+        ("instruction", "chosen", "rejected"), ("input", "system", "history", "margin"), _read_alpaca
+    ),
+    "preference pair after a conversation": Shape(
+        ("conversations", "chosen", "rejected"), ("system", "tools", "margin"), _read_sharegpt
+    ),
     "preference pair": Shape(("prompt", "chosen", "rejected"), ("margin", "tools"), _read_pair),
     "preference pair of conversations": Shape(("chosen", "rejected"), ("margin", "tools"), _read_conversations),
 }

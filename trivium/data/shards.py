@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -59,11 +60,16 @@ def tokenise_in_memory(source: Source, tokenizer: Tokenizer, *, on_error: OnErro
 
 
 def tokenise_on_disk(
-    source: Source, tokenizer: Tokenizer, *, on_error: OnError, cache: Path, shard_bytes: int = SHARD_BYTES
+    source: Source,
+    tokenizer: Tokenizer,
+    *,
+    on_error: OnError,
+    cache: Path,
+    shard_bytes: int = SHARD_BYTES,
 ) -> TokenisedSource:
     """The same with the shards in `cache`, under a name made of what they depend on; made only if they are not there.
 
-    Shards that are damaged are made again.
+    Shards that are damaged are made again, and the files are the same for any number of threads.
     """
     content = fingerprint(source)
     depends = [code_fingerprint(), content, tokenizer.fingerprint(), on_error, shard_bytes]
@@ -115,15 +121,20 @@ def open_tokens(folder: Path, tokenizer: Tokenizer) -> TokenisedSource:
 
 
 def _tokenise_parts(
-    source: Source, tokenizer: Tokenizer, on_error: OnError, bench: Workbench, shard_bytes: int
+    source: Source,
+    tokenizer: Tokenizer,
+    on_error: OnError,
+    bench: Workbench,
+    shard_bytes: int,
 ) -> dict[str, Any]:
     """Finish the parts of the workbench; returns what `tokens.json` says."""
     intake, dropped = Intake(on_error), Counter[str]()
     documents = _not_empty(read_documents(source, intake), dropped)
     for _ in islice(documents, sum(part.facts["documents"] for part in bench.parts)):
         pass  # read again, for the account of what was dropped, but not tokenised again
-    for shard in tokenise(documents, tokenizer, shard_bytes=shard_bytes):
-        bench.commit(_files(shard), {"documents": len(shard.lengths)})
+    with closing(tokenise(documents, tokenizer, shard_bytes=shard_bytes)) as found:
+        for shard in found:
+            bench.commit(_files(shard), {"documents": len(shard.lengths)})
     return {
         "dtype": narrowest(tokenizer.vocab_size).str,
         "tokenizer": tokenizer.fingerprint(),

@@ -12,12 +12,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from trivium.artifacts import faults
 from trivium.artifacts.temporary import discard, lock
 from trivium.artifacts.writer import make_folder, write_file, write_plain
 
@@ -47,7 +48,7 @@ class Workbench:
     def commit(self, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Part:
         """Keep the next part."""
         number = len(self.parts)
-        make_folder(self._folder)
+        _make(self._folder)
         for name, data in files.items():
             write_plain(_path(self._folder, number, name), iter([data]))
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
@@ -118,6 +119,14 @@ def code_fingerprint() -> str:
     package = Path(__file__).parents[1]
     files = [*package.glob("data/**/*.py"), *package.glob("tokenizers/*.py")]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(files))).hexdigest()
+
+
+def _make(folder: Path) -> None:
+    """Create a folder, without waiting for the disk."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        with suppress(FileExistsError):
+            faults.mkdir(folder)
 
 
 def _path(folder: Path, number: int, name: str) -> Path:

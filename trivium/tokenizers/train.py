@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from trivium.errors import TokenizerError
+from trivium.tokenizers.fast import GPT4
 from trivium.tokenizers.files import TokenizerFiles
 from trivium.tokenizers.templates import TRIVIUM
 from trivium.tokenizers.tokenizer import Tokenizer
@@ -20,14 +21,12 @@ PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 SPECIAL = (PAD, BOS, EOS, "<|system|>", "<|user|>", "<|assistant|>", "<|tool_call|>", "<|tool|>")
 """The special tokens of a new vocabulary, in the order of their ids: 0 is padding, 1 begins and 2 ends a text."""
 
-# Llama 3's form of the pattern of GPT-4: contractions in any case, up to three digits, one leading non-letter.
-_GPT4 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 MASK = "[MASK]"
 _BYTES = 256
-_UNKNOWN = "<|unk|>"
+UNKNOWN = "<|unk|>"
+
+Normalise = Literal["none", "nfc", "nfd", "nfkc", "nfkd", "nmt_nfkc"]
+"""What becomes of a text before it is encoded: a form of Unicode, or SentencePiece's default."""
 
 
 def train_bpe(
@@ -62,7 +61,7 @@ def train_bpe(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(_checked(texts), trainer)
+    backend.train_from_iterator(checked(texts), trainer)
     backend.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B:1", special_tokens=[(BOS, names.index(BOS))]
     )
@@ -73,7 +72,7 @@ def train_bpe(
             fix="give more text, or lower min_frequency",
         )
     tokenizer = Tokenizer(
-        TokenizerFiles(json.loads(backend.to_str()), _config(names, sequence_length), {"default": chat_template})
+        TokenizerFiles(json.loads(backend.to_str()), configuration(names, sequence_length), {"default": chat_template})
     )
     if tokenizer.vocab_size < vocab_size:
         tokenizer.messages.append(
@@ -98,8 +97,8 @@ def train_word(
 
     vocab_size: most tokens, with the special ones; default: no limit.
     """
-    counts = Counter(word for text in _checked(texts) for word in words_of(text, lowercase=lowercase))
-    names = [PAD, BOS, EOS, _UNKNOWN]
+    counts = Counter(word for text in checked(texts) for word in words_of(text, lowercase=lowercase))
+    names = [PAD, BOS, EOS, UNKNOWN]
     frequent = sorted((word for word in counts if counts[word] >= min_count), key=lambda word: (-counts[word], word))
     words = frequent if vocab_size is None else frequent[: max(0, vocab_size - len(names))]
     if not words:
@@ -109,34 +108,42 @@ def train_word(
             fix="give more text, lower min_count, or raise vocab_size",
         )
     vocabulary = {token: identifier for identifier, token in enumerate([*names, *words])}
-    backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+    backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     backend.add_special_tokens(names)
     if lowercase:
         backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(WORD), behavior="removed", invert=True)
-    config = {**_config(names, sequence_length), "unk_token": _UNKNOWN}
+    config = {**configuration(names, sequence_length), "unk_token": UNKNOWN}
     return Tokenizer(TokenizerFiles(json.loads(backend.to_str()), config))
 
 
-def train_characters(texts: Iterable[str], *, sequence_length: int | None = None) -> Tokenizer:
+def train_characters(
+    texts: Iterable[str], *, normalise: Normalise = "none", sequence_length: int | None = None
+) -> Tokenizer:
     """One token for each character of `texts`, in the order of their code points, after padding, BOS, EOS and unknown.
 
     Suits texts of few different characters, such as ABC notation. A character that the texts did not hold becomes
     `<|unk|>`. There is no chat template.
     """
-    characters = sorted({character for text in _checked(texts) for character in text})
+    prepared = normalizer(normalise)
+    plain = checked(texts) if prepared is None else map(prepared.normalize_str, checked(texts))
+    characters = sorted({character for text in plain for character in text})
     if not characters:
         raise TokenizerError("the training texts are empty", fix="check the sources")
-    names = [PAD, BOS, EOS, _UNKNOWN]
+    names = [PAD, BOS, EOS, UNKNOWN]
     vocabulary = {token: identifier for identifier, token in enumerate([*names, *characters])}
-    backend = tokenizers.Tokenizer(models.BPE(vocabulary, [], unk_token=_UNKNOWN))
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, [], unk_token=UNKNOWN))
     backend.add_special_tokens(names)
     backend.decoder = decoders.Fuse()
-    config = {**_config(names, sequence_length), "unk_token": _UNKNOWN}
+    if prepared is not None:
+        backend.normalizer = prepared
+    config = {**configuration(names, sequence_length), "unk_token": UNKNOWN}
     return Tokenizer(TokenizerFiles(json.loads(backend.to_str()), config))
 
 
-def train_bytes(*, sequence_length: int | None = None, chat_template: str = TRIVIUM) -> Tokenizer:
+def train_bytes(
+    *, normalise: Normalise = "none", sequence_length: int | None = None, chat_template: str = TRIVIUM
+) -> Tokenizer:
     """One token for each of the 256 bytes, after the tokens of `SPECIAL`; learns nothing, so it needs no text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: identifier for identifier, token in enumerate([*SPECIAL, *alphabet])}
@@ -144,11 +151,30 @@ def train_bytes(*, sequence_length: int | None = None, chat_template: str = TRIV
     backend.add_special_tokens(list(SPECIAL))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    config = _config(SPECIAL, sequence_length)
+    prepared = normalizer(normalise)
+    if prepared is not None:
+        backend.normalizer = prepared
+    config = configuration(SPECIAL, sequence_length)
     return Tokenizer(TokenizerFiles(json.loads(backend.to_str()), config, {"default": chat_template}))
 
 
-def _config(names: Sequence[str], sequence_length: int | None) -> dict[str, Any]:
+def normalizer(name: Normalise, *, lowercase: bool = False) -> normalizers.Normalizer | None:
+    """The step of the library that stands for it, or None."""
+    forms = {"nfc": normalizers.NFC, "nfd": normalizers.NFD, "nfkc": normalizers.NFKC, "nfkd": normalizers.NFKD}
+    parts: list[normalizers.Normalizer] = []
+    if name == "nmt_nfkc":
+        parts = [normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+    elif name != "none":
+        parts = [forms[name]()]
+    if lowercase:
+        parts.append(normalizers.Lowercase())
+    if len(parts) == 1:
+        return parts[0]
+    return normalizers.Sequence(parts) if parts else None
+
+
+def configuration(names: Sequence[str], sequence_length: int | None) -> dict[str, Any]:
+    """`tokenizer_config.json` of a vocabulary with these special tokens."""
     mask = {"mask_token": MASK} if MASK in names else {}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -185,12 +211,13 @@ def _splitter(split: str) -> pre_tokenizers.PreTokenizer:
     if split == "gpt2":
         return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if split == "gpt4":
-        cut = pre_tokenizers.Split(tokenizers.Regex(_GPT4), behavior="isolated")
+        cut = pre_tokenizers.Split(tokenizers.Regex(GPT4), behavior="isolated")
         return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     raise TokenizerError("there is no such way to split text", value=split, fix="use gpt4 or gpt2")
 
 
-def _checked(texts: Iterable[str]) -> Iterator[str]:
+def checked(texts: Iterable[str]) -> Iterator[str]:
+    """The texts; TokenizerError for one that UTF-8 cannot hold."""
     for number, text in enumerate(texts):
         try:
             text.encode()

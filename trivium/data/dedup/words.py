@@ -138,9 +138,11 @@ def _block(pieces: list[str], owners: list[int]) -> tuple[str, Ints, Ints]:
 def _words(block: str) -> tuple[Ints, Ints, Hashes]:
     """([W] where words begin, [W] where they end, [W] their hashes)."""
     if block.isascii():
-        codes = np.frombuffer(block.encode("ascii"), dtype=np.uint8)
-        inside = _ascii()[codes]
-        edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
+        data = block.encode("ascii")
+        codes = np.frombuffer(data, dtype=np.uint8)
+        inside = np.zeros(len(codes) + 2, dtype=np.bool_)
+        inside[1:-1] = np.frombuffer(data.translate(_ascii()), dtype=np.bool_)
+        edges = np.flatnonzero(inside[1:] != inside[:-1])
         starts, ends = edges[::2], edges[1::2]
     else:
         codes = np.frombuffer(block.encode("utf-32-le", "surrogatepass"), dtype="<u4")
@@ -150,8 +152,10 @@ def _words(block: str) -> tuple[Ints, Ints, Hashes]:
         starts = np.flatnonzero(alone | ((kinds[1:-1] == 1) & (kinds[:-2] != 1)))
         ends = np.flatnonzero(alone | ((kinds[1:-1] == 1) & (kinds[2:] != 1))) + 1
     forward, backward = _powers()
-    sums = np.zeros(len(codes) + 1, dtype=np.uint64)
-    np.cumsum(codes * forward[: len(codes)], out=sums[1:])
+    sums = np.empty(len(codes) + 1, dtype=np.uint64)
+    sums[0] = 0
+    np.multiply(codes, forward[: len(codes)], out=sums[1:])
+    np.cumsum(sums, out=sums)
     return starts, ends, mixed((sums[ends] - sums[starts]) * backward[starts])
 
 
@@ -166,15 +170,16 @@ def _powers() -> tuple[Hashes, Hashes]:
 
 
 @cache
-def _ascii() -> NDArray[np.bool_]:
-    return np.array([chr(code).isalnum() or code == ord("_") for code in range(128)])
+def _ascii() -> bytes:
+    """1 for each byte that is part of a word."""
+    return bytes(chr(code).isalnum() or code == ord("_") for code in range(128)).ljust(256, b"\0")
 
 
 @cache
 def _kinds() -> NDArray[np.uint8]:
     """For each code point: 0 parts words, 1 is part of a word, 2 is a word."""
     kinds = np.zeros(0x110000, dtype=np.uint8)
-    kinds[:128] = _ascii()
+    kinds[:128] = np.frombuffer(_ascii(), dtype=np.uint8)[:128]
     for code in range(128, 0x110000):
         character = chr(code)
         kinds[code] = character.isalnum() or unicodedata.category(character)[0] == "M"

@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from trivium.artifacts.lineage_documents import rows_with
 from trivium.errors import ArtifactError, DataError
 
-_BLOCK = 1 << 24
 _SUGGESTED_FROM = 100_000
 
 
@@ -50,31 +50,6 @@ def why(output: Path, document: str) -> list[dict[str, Any]]:
 def as_text(found: Sequence[Mapping[str, Any]]) -> str:
     """For people."""
     return "\n".join(_line(row) for row in found)
-
-
-def rows_with(file: Path, word: str, *, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON Lines file that hold `word` as one of these keys; other lines are not parsed."""
-    wanted = json.dumps(word, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    for line in lines_with(file, wanted):
-        row = json.loads(line)
-        known = {"id": row["id"], "sha256": row.get("meta", {}).get("sha256")}
-        if any(known[key] == word for key in keys):
-            yield row
-
-
-def lines_with(file: Path, wanted: bytes) -> Iterator[bytes]:
-    """Lines that hold these bytes, searched in large blocks."""
-    rest = b""
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            data = rest + block
-            end = data.rfind(b"\n") + 1
-            rest = data[end:]
-            at = data.find(wanted, 0, end)
-            while at >= 0:
-                begin, stop = data.rfind(b"\n", 0, at) + 1, data.index(b"\n", at) + 1
-                yield data[begin:stop]
-                at = data.find(wanted, stop, end)
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ _OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = re.compile(rf"(?<![\w.])(?:{_OCTET}\.){{3}}{_OCTET}(?![\w]|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}(?::{1,2}[0-9A-Fa-f]{1,4}){1,7}(?:::)?(?![\w:])")
 _VERSION = re.compile(
-    r"(?:version|release|v|ver\.?|build|section|sec\.?|§|chapter|oid)\s{0,2}[:=]?\s{0,2}\Z", re.IGNORECASE
+    r"(?:version|release|v|ver\.?|build|section|sec\.?|§|chapter|oid|[=<>~!]=)\s{0,2}[:=]?\s{0,2}\Z", re.IGNORECASE
 )
 _GLOBAL6 = ipaddress.IPv6Network("2000::/3")
 _DOCUMENTED6 = ipaddress.IPv6Network("2001:db8::/32")
@@ -81,7 +81,7 @@ class Addresses:
         if isinstance(address, ipaddress.IPv6Address):
             public = address in _GLOBAL6 and address not in _DOCUMENTED6
         else:
-            public = address.is_global and not address.is_multicast
+            public = address.is_global and not address.is_multicast and max(address.packed) > 9  # 3.1.1.6: a version
         if public or (self.private and not (kind == "ipv6" and match[0].count(":") < 3)):
             yield Finding(kind, *match.span(), address.compressed, 4)
 
@@ -105,7 +105,7 @@ _LOGIN = re.compile(
 )
 _QUERY = re.compile(
     r"(?<=[?&])(?:access_token|auth_token|api_?key|token|secret|client_secret|password|passwd|pwd|signature|sig)"
-    r"=(?P<login>[^\s&#\"'<>]{6,512})",
+    r"=(?P<login>[^\s&#\"'<>()\[\]{}]{6,512})",
     re.IGNORECASE,
 )
 
@@ -209,6 +209,19 @@ def _stands_for_a_value(value: str) -> bool:
     return (
         plain[:1] in "$<{%[("
         or len(set(plain)) <= 2
-        or plain in {"password", "passwd", "secret", "token", "user", "pass", "your_token", "changeme", "redacted"}
+        or plain
+        in {
+            "password",
+            "passwd",
+            "secret",
+            "token",
+            "user",
+            "pass",
+            "your_token",
+            "changeme",
+            "pwd",
+            "guest",
+            "mypassword",
+        }
         or plain.startswith(("your", "os.environ", "process.env", "getenv", "config", "self.", "my_", "example"))
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trivium.data.safety.findings import Finding
+from trivium.data.safety.phrases import Phrases
 from trivium.errors import ConfigError, DataError
 
 _MONTH = (
@@ -110,9 +111,6 @@ def compiled(kind: str, pattern: str) -> re.Pattern[str]:
         ) from error
 
 
-_WORD = re.compile(r"\w+(?:[-'\u2019]\w+)*")
-
-
 class NameList:
     """Names of a file with one name a line, of one word or several; written as they are, or in capitals."""
 
@@ -124,23 +122,13 @@ class NameList:
             raise DataError(
                 "the list of names cannot be read", where=file, fix="write one name a line, in UTF-8"
             ) from error
-        names = [tuple(_WORD.findall(line)) for line in lines if line.strip() and not line.startswith("#")]
-        self.known: dict[str, list[tuple[str, ...]]] = {}
-        for name in filter(None, names):
-            for form in {name, tuple(map(str.upper, name))}:
-                self.known.setdefault(form[0], []).append(form)
-        for forms in self.known.values():
-            forms.sort(key=len, reverse=True)
+        names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        self.phrases = Phrases({"name": [form for name in names for form in (name, name.upper())]}, fold_case=False)
 
     def __call__(self, text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
         """The longest name that begins at each word; one look-up for each word."""
-        words = list(_WORD.finditer(text))
-        for at, word in enumerate(words):
-            for form in self.known.get(word[0], ()):
-                if tuple(found[0] for found in words[at : at + len(form)]) == form:
-                    end = words[at + len(form) - 1].end()
-                    yield Finding("name", word.start(), end, " ".join(form).casefold(), 6)
-                    break
+        for _, name, begin, stop in self.phrases.find(text[start:end] if start else text):
+            yield Finding("name", start + begin, start + stop, name.casefold(), 6)
 
 
 _TOKEN = re.compile(r"\w+(?:[-'\u2019]\w+)*|[^\w\s]")

@@ -27,6 +27,8 @@ _DATE = re.compile(
     r"|\d{1,2}(?P<b>[-./ ])\d{1,2}(?P=b)(?:1[5-9]|20)\d\d)"
     r"(?:\D.{0,12})?|(?:1[5-9]|20)\d\d ?[-\u2013/] ?(?:1[5-9]|20)\d\d"
 )
+_BRACKETS = re.compile(r"\(?\+?\d{0,4}\)?[ .-]?(?:\(\d{1,5}\))?[^()]*")
+"""Brackets stand around the code of an area; "318-334 (1973)" are pages and a year."""
 _FICTION = re.compile(r"\+1\d{3}55501\d\d|\+44(?:1632960|7700900|2079460|1144960|1134960|1164960|1214960)\d{3}")
 """Ranges set aside for fiction (NANPA, Ofcom); they ring nowhere."""
 
@@ -46,7 +48,11 @@ class Phones:
         for match in _CANDIDATE.finditer(text, start, end):
             for written in _beginnings(match[0]):
                 place = match.start(), match.start() + len(written)
-                found = None if _DATE.fullmatch(written) else self._number(text, *place)
+                found = (
+                    self._number(text, *place)
+                    if _BRACKETS.fullmatch(written) and not _DATE.fullmatch(written)
+                    else None
+                )
                 if found is not None:
                     if not _FICTION.fullmatch(found):
                         yield Finding("phone", *place, found, 5)

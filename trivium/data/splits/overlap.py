@@ -108,24 +108,36 @@ def build_index(
         owners.append(np.repeat(np.array(numbers, dtype=np.uint32), run_counts * long_enough))
     none = np.zeros(0, dtype=np.uint64)
     found, whose = np.concatenate([none, *hashes]), np.concatenate([none.astype(np.uint32), *owners])
+    template = _common(found, whose, common)
+    beside = template.copy()
+    for step in range(1, ngram // 2 + 1):  # runs that are for the larger part in the template are no evidence either
+        same = whose[step:] == whose[:-step]
+        beside[step:] |= template[:-step] & same
+        beside[:-step] |= template[step:] & same
+    left_out = len(np.unique(found[beside]))
+    found, whose = found[~beside], whose[~beside]
     order = np.lexsort((whose, found))
     found, whose = found[order], whose[order]
     fresh = np.ones(len(found), dtype=np.bool_)
     fresh[1:] = (found[1:] != found[:-1]) | (whose[1:] != whose[:-1])
     found, whose = found[fresh], whose[fresh]
-    _, inverse, sharing = np.unique(found, return_inverse=True, return_counts=True)
-    rare = sharing[inverse] <= common
-    totals = np.bincount(whose[rare], minlength=len(names)).astype(np.int64)
     return Index(
-        hashes=found[rare],
-        rows=whose[rare],
+        hashes=found,
+        rows=whose,
         names=names,
-        totals=totals,
+        totals=np.bincount(whose, minlength=len(names)).astype(np.int64),
         widths=tuple(sorted(widths)),
         ngram=ngram,
         too_short=too_short,
-        common=int((sharing > common).sum()),
+        common=left_out,
     )
+
+
+def _common(hashes: Hashes, rows: NDArray[np.uint32], most: int) -> NDArray[np.bool_]:
+    """For each run whether more than `most` rows have it."""
+    distinct, inverse = np.unique(hashes, return_inverse=True)
+    pairs = np.unique(np.stack([inverse.astype(np.int64), rows.astype(np.int64)]), axis=1)
+    return np.asarray((np.bincount(pairs[0], minlength=len(distinct)) > most)[inverse])
 
 
 def excerpt(text: str, hits: Sequence[Hit]) -> str:

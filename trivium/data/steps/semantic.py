@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from trivium.data.dedup.shelves import Shelf
 from trivium.data.dedup.words import Ints
 from trivium.data.documents import Document
 from trivium.data.step import CorpusStep, Result
-
-if TYPE_CHECKING:
-    from trivium.inference.model import LanguageModel
 
 _EACH_PAIR = 20_000
 """Documents up to which all pairs are compared."""
@@ -58,8 +55,8 @@ class Semantic(CorpusStep):
         return [Path(self.config.model)]
 
     @cached_property
-    def _model(self) -> LanguageModel:
-        from trivium.inference.model import load
+    def _model(self) -> Any:
+        from trivium import load
 
         return load(self.config.model)
 

@@ -1,0 +1,96 @@
+"""Does a curriculum help? The same model, data and updates, with four orders of difficulty, and several seeds.
+
+    python benchmarks/curriculum.py --seeds 3
+
+Held-out bits per byte of the documentation of Python's standard library, at a quarter, half and the end of the run.
+`random` is the control: pools of the same size as the curriculum's, but without regard to difficulty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+ORDERS = ("none", "easy_first", "hard_first", "random")
+
+
+def main() -> None:
+    """Prints a table: mean over the seeds, and the spread from the least to the largest."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--scorer", default="rarity")
+    parser.add_argument("--orders", nargs="+", default=list(ORDERS), choices=ORDERS)
+    parser.add_argument("--work", type=Path, default=None, help="keep everything in this folder")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.work or Path(scratch)
+        prepare(folder)
+        found = {
+            order: [curve(folder, order, arguments.scorer, seed, arguments.steps) for seed in range(arguments.seeds)]
+            for order in arguments.orders
+        }
+    places = [place for place, _ in next(iter(found.values()))[0]]
+    print(f"{'order':12}" + "".join(f"{f'update {place}':>24}" for place in places))
+    for order, curves in found.items():
+        cells = []
+        for number in range(len(places)):
+            values = [one[number][1] for one in curves]
+            cells.append(f"{statistics.mean(values):.4f} ({min(values):.4f}-{max(values):.4f})")
+        print(f"{order:12}" + "".join(f"{cell:>24}" for cell in cells))
+
+
+def prepare(folder: Path) -> None:
+    """Clean documents in two splits, and a tokenizer of them."""
+    from trivium.data.prepare import prepare_documents
+    from trivium.recipe import Source
+    from trivium.tokenizers.train import train_bpe
+
+    done = prepare_documents(Source(path="pydocs"), folder / "documents", validation_fraction=0.05)
+    if not (folder / "tokenizer").exists():
+        texts = [json.loads(line)["text"] for line in done.train.open(encoding="utf-8")]
+        (folder / "tokenizer").mkdir(parents=True)
+        train_bpe(texts[:3000], vocab_size=4096).save(folder / "tokenizer")
+
+
+def curve(folder: Path, order: str, scorer: str, seed: int, steps: int) -> list[tuple[int, float]]:
+    """(update, held-out bits per byte) of one run."""
+    import trivium as tv
+
+    curriculum = None if order == "none" else {"scorer": scorer, "order": order, "start": 0.1, "until": 0.5}
+    run = tv.train(
+        {
+            "name": f"{order}-{scorer}-{seed}-{steps}",
+            "runs": str(folder / "runs"),
+            "seed": seed,
+            "method": "clm",
+            "model": {"preset": "llama-1m", "config": {"vocab_size": 4096}},
+            "tokenizer": str(folder / "tokenizer"),
+            "data": {
+                "train": str(folder / "documents" / "documents.train.jsonl"),
+                "validation": str(folder / "documents" / "documents.validation.jsonl"),
+                "sequence_length": 128,
+                "curriculum": curriculum,
+            },
+            "train": {
+                "steps": steps,
+                "batch_size": 16,
+                "lr": 3e-3,
+                "validate_every": steps // 4,
+                "validation_batches": 20,
+                "checkpoint_every": steps,
+                "compile": "off",
+                "threads": 1,
+            },
+        }
+    )
+    lines = map(json.loads, (run.folder / "metrics.jsonl").open())
+    found = [(line["step"], line["bits_per_byte"]) for line in lines if line["kind"] == "validation"]
+    return [pair for pair in found if pair[0] in (steps // 4, steps // 2, steps)]
+
+
+if __name__ == "__main__":
+    main()

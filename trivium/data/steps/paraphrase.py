@@ -1,0 +1,53 @@
+"""New texts that say the same in other words, written by an encoder-decoder."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trivium.data.augment.step import Augmenter, Child
+from trivium.data.augment.writing import Decoding, Writer, units_of
+from trivium.data.documents import Document
+
+
+class Paraphrase(Augmenter):
+    """Each sentence is rewritten on its own; child n is made of the n-th answers."""
+
+    class Config(Decoding):
+        """Settings of `paraphrase`."""
+
+        model: str
+        """Folder of the model, trained here with `seq2seq` or of another origin."""
+        prefix: str = ""
+        """Put before each text, such as `paraphrase: `."""
+
+    def __init__(self, config: Any, *, seed: int = 0) -> None:
+        super().__init__(config, seed=seed)
+        self._writer = Writer(config.model, config.prefix, config, seed=seed, where="paraphrase.model")
+
+    def parents(self) -> Sequence[Path]:
+        return [Path(self.config.model).expanduser(), *super().parents()]
+
+    def children_of(self, document: Document, draw: random.Random, number: int) -> Child | None:
+        found = self.children_of_all([document])[0]
+        return found[number] if number < len(found) else None
+
+    def children_of_all(self, documents: Sequence[Document]) -> list[list[Child]]:
+        texts = [units_of(document.text, self.config.unit) for document in documents]
+        answers = iter(self._writer.answers([unit for text in texts for unit in text.units], self.config.children))
+        found = []
+        for text in texts:
+            given = [next(answers) for _ in text.units]
+            children = []
+            for number in range(self.config.children):
+                # A sentence that the model did not finish stays as it was.
+                units = [
+                    each[number].text if number < len(each) and each[number].ended and each[number].text else unit
+                    for unit, each in zip(text.units, given, strict=True)
+                ]
+                changed = sum(unit != old for unit, old in zip(units, text.units, strict=True))
+                children.append(Child(text.joined(units), {"rewritten": changed, "units": len(units)}))
+            found.append(children)
+        return found
