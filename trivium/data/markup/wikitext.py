@@ -67,7 +67,7 @@ _HOLES = (
     (re.compile(r"\(\s*(?:[,;:]\s*)+"), "("),
     (re.compile(r"(?:\s*[,;])+\s*\)"), ")"),
     (re.compile(r" ?\(\s*\)"), ""),
-    (re.compile(r"[ \t]{2,}"), " "),
+    (re.compile(r"(?<=\S)[ \t]{2,}"), " "),
     (re.compile(r" +([,.;:!?)])(?=\s|$)"), r"\1"),
 )
 _PRIVATE = re.compile("[\ue000\ue001]")
