@@ -23,10 +23,12 @@ from trivium.data.augment.thesaurus import SMALL, open_thesaurus, write_small
 from trivium.data.augment.wordnet import USUAL_FOLDERS
 from trivium.data.augment.words import protected_terms, words_of
 from trivium.data.augment.writing import units_of
+from trivium.data.dataset import open_dataset
 from trivium.data.documents import Document
 from trivium.errors import ConfigError, DataError
 from trivium.models.build import build_model, preset
 from trivium.models.folder import save_model
+from trivium.recipe import DataSection
 from trivium.tokenizers.special import expanded
 from trivium.tokenizers.train import train_bpe
 
@@ -546,4 +548,28 @@ def test_augmented_rows_train_a_classifier(tmp_path: Path, capsys: pytest.Captur
     data = json.loads((folder / "data.json").read_text())["train"]
     assert data["labels"].keys() == {"bad", "good"} and data["kept"] == 12 + report["children"]
     lineage = render_text(read_lineage(folder / "final"))
-    assert "rows.csv" in lineage, lineage
+    assert "rows.jsonl" in lineage
+
+
+def test_labels_pass_a_pipeline(tmp_path: Path) -> None:
+    from trivium.data.pipeline import run_pipeline
+
+    source = labelled(tmp_path / "rows.csv", count=40)
+    pipeline = {
+        "output": str(tmp_path / "out"),
+        "workers": 1,
+        "sources": [str(source)],
+        "steps": ["clean", {"name": "split", "validation": 0.3}, {"name": "eda", "children": 2}],
+    }
+    done = run_pipeline(pipeline)
+    splits = {}
+    for split in ("train", "validation"):
+        rows = [json.loads(line) for line in (done.folder / f"documents.{split}.jsonl").read_text().splitlines()]
+        splits[split] = rows
+        assert all(row["meta"]["label"] in ("bad", "good") for row in rows)
+    assert not any("parent" in row["meta"] for row in splits["validation"]), "held-out rows are not augmented"
+    assert sum("parent" in row["meta"] for row in splits["train"]) > 20
+    tokenizer = train_bpe([TEXT * 5], vocab_size=300)
+    section = DataSection(train=str(done.folder / "documents.train.jsonl"), truncation="right", sequence_length=64)
+    dataset = open_dataset(section.train, kind="labels", tokenizer=tokenizer, settings=section)
+    assert dataset.summary()["labels"].keys() == {"bad", "good"} and len(dataset) == len(splits["train"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trivium.data.framing import Framed, framing_of, shares
@@ -104,7 +104,7 @@ def read(
 
 def read_label_rows(source: Source, settings: LabelSettings, intake: Intake) -> Iterator[LabelRow]:
     """The rows of a source, each with its text and its label as written."""
-    for row in read_rows(source, intake):
+    for row in map(_with_meta, read_rows(source, intake)):
         try:
             found = LabelRow(row, _texts(row, settings), _value(row, settings))
         except DataError as error:
@@ -112,6 +112,14 @@ def read_label_rows(source: Source, settings: LabelSettings, intake: Intake) -> 
             continue
         intake.formats["pairs of texts" if len(found.texts) > 1 else "texts"] += 1
         yield found
+
+
+def _with_meta(row: Row) -> Row:
+    """A document of a pipeline is a row too: what it was read with (its label) stands in `meta`."""
+    meta = row.values.get("meta")
+    if not isinstance(meta, dict) or not meta.keys() - row.values.keys():
+        return row
+    return replace(row, values={**meta, **row.values})
 
 
 def label_set(rows: Sequence[LabelRow], settings: LabelSettings) -> LabelSet:

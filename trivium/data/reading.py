@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -278,7 +279,7 @@ def _documents_of(rows: Iterator[Row], text_field: str, intake: Intake) -> Itera
     for row in rows:
         text = row.values.get(text_field)
         if isinstance(text, str):
-            yield _document(row, text)
+            yield _document(row, text, text_field)
         elif text_field not in row.values:
             fields = ", ".join(map(str, row.values))
             intake.reject(
@@ -300,13 +301,26 @@ def _documents_of(rows: Iterator[Row], text_field: str, intake: Intake) -> Itera
             )
 
 
-def _document(row: Row, text: str) -> Document:
+def _document(row: Row, text: str, text_field: str) -> Document:
+    """A row as a document; its other columns (a label, a date, a title) are kept in `meta`."""
     values = row.values
     name, licence, meta = values.get("id"), values.get("licence", values.get("license")), values.get("meta")
+    columns = {key: value for key, value in values.items() if key not in (*_OWN, text_field) and _keeps(value)}
     return Document(
         id=str(name) if isinstance(name, str | int) and name != "" else row.name,
         text=text,
         source=row.where,
         licence=licence if isinstance(licence, str) else None,
-        meta=meta if isinstance(meta, dict) else {},
+        meta={**columns, **(meta if isinstance(meta, dict) else {})},
     )
+
+
+_OWN = ("id", "source", "licence", "license", "meta", "sections")
+"""Columns that are not simply kept: they mean something of their own."""
+
+
+def _keeps(value: object) -> bool:
+    """Whether a value of a column can be written again as it was read: text, numbers, and lists of them."""
+    if isinstance(value, list):
+        return all(not isinstance(each, list) and _keeps(each) for each in value)
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
