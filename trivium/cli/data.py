@@ -12,6 +12,7 @@ from trivium.cli.data_audit import audit
 from trivium.cli.data_augment import augment
 from trivium.cli.data_convert import convert
 from trivium.cli.data_crawl import crawl
+from trivium.cli.data_look import look
 from trivium.cli.data_run import run
 from trivium.cli.data_seal import seal
 from trivium.cli.data_validate import validate
@@ -33,6 +34,7 @@ app.command()(seal)
 app.command()(audit)
 app.command()(augment)
 app.command()(convert)
+app.command()(look)
 app.command()(crawl)
 app.command()(validate)
 
