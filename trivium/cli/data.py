@@ -9,6 +9,7 @@ import typer
 
 from trivium.cli.complete import complete_override, complete_recipe
 from trivium.cli.data_audit import audit
+from trivium.cli.data_classifier import classifier
 from trivium.cli.data_augment import augment
 from trivium.cli.data_convert import convert
 from trivium.cli.data_crawl import crawl
@@ -32,6 +33,7 @@ app.command()(run)
 app.command()(why)
 app.command()(seal)
 app.command()(audit)
+app.command()(classifier)
 app.command()(augment)
 app.command()(convert)
 app.command()(look)
