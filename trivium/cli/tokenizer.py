@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -75,9 +76,6 @@ def train(
     """Make a vocabulary from documents."""
     from trivium.artifacts.record import parent_of
     from trivium.artifacts.writer import check_target, write_artifact
-    from trivium.data.intake import Intake
-    from trivium.data.reading import read_documents
-    from trivium.recipe import Source
     from trivium.tokenizers.kinds import check_options, train_kind
 
     options = {
@@ -92,11 +90,7 @@ def train(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     check_options(kind, given)
     check_target(output, kind="tokenizer", replace=replace)
-    intake = Intake()
-    texts = (
-        document.text for name in sources for document in read_documents(Source.model_validate({"path": name}), intake)
-    )
-    tokenizer = train_kind(kind, texts, **given)
+    tokenizer = train_kind(kind, _texts(sources), **given)
     settings = {"sources": sources, "kind": kind, **options}
     parents = [parent_of(Path(name), role="documents") for name in sources if Path(name).exists()]
     with write_artifact(output, kind="tokenizer", parents=parents, config=settings, replace=replace) as folder:
@@ -105,6 +99,17 @@ def train(
         typer.echo(message, err=True)
     result = {"folder": str(output), "vocab_size": tokenizer.vocab_size}
     show(result, as_json=as_json, text=f"{tokenizer.vocab_size} tokens in {output}")
+
+
+def _texts(sources: list[str]) -> Iterator[str]:
+    from trivium.data.intake import Intake
+    from trivium.data.reading import read_documents
+    from trivium.recipe import Source
+
+    intake = Intake()
+    for name in sources:
+        for document in read_documents(Source.model_validate({"path": name}), intake):
+            yield document.text
 
 
 @app.command()
