@@ -22,18 +22,27 @@ app.command()(report)
 app.command()(lab)
 app.command()(vectors)
 
+KindOption = Annotated[
+    Literal["bpe", "wordpiece", "unigram", "char-bpe", "word", "char", "byte"],
+    typer.Option(
+        help="bpe: frequent runs of bytes. wordpiece: BERT's. unigram, char-bpe: SentencePiece's two. word: whole "
+        "words. char: the characters of the documents. byte: the 256 bytes."
+    ),
+]
+SpecialOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Further special tokens: mask (for mlm), sentinels (denoise), middle (clm), modes (UL2), or a token "
+        "as it is written; can be given several times. Not for word, char and byte."
+    ),
+]
+
 
 @app.command()
 def train(
     sources: Annotated[list[str], typer.Argument(help="Files, folders or built-in sources (pydocs).")],
     output: Annotated[Path, typer.Option("--output", help="Folder to write.")],
-    kind: Annotated[
-        Literal["bpe", "wordpiece", "unigram", "char-bpe", "word", "char", "byte"],
-        typer.Option(
-            help="bpe: frequent runs of bytes. wordpiece: BERT's. unigram, char-bpe: SentencePiece's two. word: whole "
-            "words. char: the characters of the documents. byte: the 256 bytes."
-        ),
-    ] = "bpe",
+    kind: KindOption = "bpe",
     vocab_size: Annotated[
         int | None, typer.Option(help="Number of tokens; default 8192. Not for char and byte.")
     ] = None,
@@ -41,13 +50,7 @@ def train(
         Literal["gpt4", "gpt2"] | None,
         typer.Option(help="How text is cut before bpe tokens are learnt; default gpt4."),
     ] = None,
-    special: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Further special tokens: mask (for mlm), sentinels (denoise), middle (clm), modes (UL2), or a token "
-            "as it is written; can be given several times. Not for word, char and byte."
-        ),
-    ] = None,
+    special: SpecialOption = None,
     normalise: Annotated[
         Literal["none", "nfc", "nfd", "nfkc", "nfkd", "nmt_nfkc"] | None,
         typer.Option(
