@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from trivium.data.intake import InputFile, Intake, Row
 from trivium.errors import DataError
@@ -38,9 +39,8 @@ def rows(file: InputFile, intake: Intake) -> Iterator[Row]:
                 batches = iter(ipc.open_stream(source))
             for batch in batches:
                 for start in range(0, batch.num_rows, _ROWS):
-                    for values in batch.slice(start, _ROWS).to_pylist():
-                        number += 1
-                        yield Row(values, f"{file.path}, row {number}", f"{file.name}:{number}")
+                    yield from rows_of(batch.slice(start, _ROWS), number, file, intake)
+                    number += min(_ROWS, batch.num_rows - start)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -52,3 +52,20 @@ def rows(file: InputFile, intake: Intake) -> Iterator[Row]:
                 fix="the file may have been cut off; download or write it again",
             )
         )
+
+
+def rows_of(batch: Any, before: int, file: InputFile, intake: Intake) -> Iterator[Row]:
+    """The rows of a batch; one whose text is not UTF-8 goes to the intake. `before`: rows of the file before it."""
+    try:
+        found = batch.to_pylist()
+    except UnicodeDecodeError:
+        found = [batch.slice(at, 1) for at in range(batch.num_rows)]
+    for number, values in enumerate(found, before + 1):
+        where = f"{file.path}, row {number}"
+        try:
+            yield Row(values if isinstance(values, dict) else values.to_pylist()[0], where, f"{file.name}:{number}")
+        except UnicodeDecodeError as error:
+            problem = "the text is not UTF-8"
+            intake.reject(
+                DataError(problem, where=where, value=str(error), fix="write the table again from the source")
+            )

@@ -142,9 +142,9 @@ def own_words(text: str) -> str:
 
 def _text(message: EmailMessage, intake: Intake, where: str) -> str:
     """The plain text of a message, else its HTML as text."""
-    intake.skipped["attachments of messages"] += (
-        sum(1 for _ in message.iter_attachments()) if message.is_multipart() else 0
-    )
+    attached = sum(1 for _ in message.iter_attachments()) if message.is_multipart() else 0
+    if attached:
+        intake.skipped["attachments of messages"] += attached
     body = message.get_body(preferencelist=("plain", "html"))
     if body is None:
         return ""
