@@ -149,3 +149,12 @@ def test_what_is_not_known_is_left_to_the_library(change):
         assert other.fast.encode("the brown fox") is None
     texts = [*CORPUS, "A Brown fox, brown FOX"]
     assert [ids.tolist() for ids in other.document_arrays(texts)] == other.encode_documents(texts)
+
+
+def test_a_run_of_spaces_that_is_too_long_is_left_to_the_library():
+    tokenizer = train_bpe(CORPUS, vocab_size=400)
+    assert tokenizer.fast is not None
+    text = "a" + " " * 1_500_000 + "b"
+    assert tokenizer.fast.encode(text) is None
+    (ids,) = tokenizer.document_arrays([text])
+    assert tokenizer.decode(ids[1:-1].tolist()) == text
