@@ -295,6 +295,33 @@ def test_an_id_without_a_network(tmp_path, monkeypatch):
     assert len(str(caught.value).splitlines()) <= 5
 
 
+def test_a_source_tree_knows_its_licence_and_where_it_is_from(tmp_path):
+    for name, text in {
+        "LICENSE": "Apache License\n  Version 2.0, January 2004",
+        "a.py": "x = 1\n",
+        "b.c": "/* SPDX-License-Identifier: MIT */\n",
+        "other/COPYING": "Permission is hereby granted, free of charge, to any person obtaining a copy",
+        "other/deep/c.rs": "fn main() {}\n",
+        ".git/config": '[remote "origin"]\n\turl = https://me:secret@example.org/x.git\n',
+        ".git/HEAD": "ref: refs/heads/main\n",
+        ".git/refs/heads/main": "a" * 40 + "\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = read(tmp_path, format="code")
+    assert [(file.id, file.licence) for file in found] == [
+        ("a.py", "Apache-2.0"),
+        ("b.c", "MIT"),
+        ("other/deep/c.rs", "MIT"),
+    ]
+    assert found[0].meta == {
+        "group": "a.py",
+        "programming_language": "python",
+        "repository": "https://example.org/x.git",
+        "commit": "a" * 40,
+    }
+
+
 @pytest.mark.parametrize("kind", ["file", "stream"])
 def test_arrow(tmp_path, kind):
     pyarrow = pytest.importorskip("pyarrow")
