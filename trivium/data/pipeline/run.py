@@ -22,7 +22,7 @@ from trivium.artifacts.record import Parent, parent_of, read_record
 from trivium.artifacts.temporary import discard
 from trivium.artifacts.writer import check_target, make_folder, write_artifact, write_file, write_plain
 from trivium.data.intake import Intake
-from trivium.data.pipeline.account import Account, to_line
+from trivium.data.pipeline.account import Account
 from trivium.data.pipeline.engines import Engine, HereEngine, ProcessEngine, RayEngine, Task
 from trivium.data.pipeline.plan import Pipeline, ResolvedPipeline, resolve_pipeline
 from trivium.data.pipeline.units import UNIT_BYTES, Unit, plan_units
@@ -30,6 +30,7 @@ from trivium.data.pipeline.work import (
     DECISIONS,
     DOCUMENTS,
     PART_BYTES,
+    REJECTED,
     SKETCH,
     SPLIT,
     Job,
@@ -374,10 +375,10 @@ class _Done:
         for split in report["kept"]:
             parts = (path for part in self.stages[-1] for name, path in _splits(part) if name == split)
             write_plain(place / f"documents.{split}.jsonl", _joined(parts))
-        rejected = [row for part in self.reading() for row in part["rejected"]]
+        rejected = [part["files"][REJECTED] for part in self.reading() if REJECTED in part["files"]]
         if rejected:
             make_folder(place / STEPS / READ)
-            write_plain(place / STEPS / READ / DECIDED, (_rejected(row) for row in rejected))
+            write_plain(place / STEPS / READ / DECIDED, _joined(rejected))
         for number, chosen in enumerate(resolved.steps):
             folder = place / STEPS / step_folder(number + 1, chosen.name)
             make_folder(folder)
@@ -393,11 +394,6 @@ class _Done:
 
 def _splits(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from ((name.removeprefix(SPLIT), path) for name, path in part["files"].items() if name.startswith(SPLIT))
-
-
-def _rejected(row: Mapping[str, Any]) -> bytes:
-    reason = row["message"].partition("\n")[0]
-    return to_line({"id": row["where"], "outcome": "quarantined", "reason": reason, "evidence": row["message"]})
 
 
 def _joined(paths: Iterable[str]) -> Iterator[bytes]:

@@ -23,8 +23,8 @@ from typing import Any
 from trivium.artifacts.temporary import discard
 from trivium.artifacts.writer import make_folder
 from trivium.data.documents import Document
-from trivium.data.intake import Intake
-from trivium.data.pipeline.account import Ledger
+from trivium.data.intake import Intake, Quarantined
+from trivium.data.pipeline.account import Ledger, to_line
 from trivium.data.pipeline.units import Unit
 from trivium.data.step import CorpusStep, Result, Step
 from trivium.data.workbench import Part, Workbench, busy, finished_part
@@ -42,6 +42,7 @@ SPLIT = "split."
 SKETCH = "sketch."
 DECISIONS = "decisions."
 DECISION = "decision"
+REJECTED = "rejected"
 
 Emit = Callable[[Mapping[str, Any]], None]
 
@@ -120,14 +121,16 @@ def _read(job: Job, unit: Unit, name: str, emit: Emit) -> list[dict[str, Any]]:
     bench = job.bench(name)
     for number in range(len(bench.parts)):
         emit({"raw": number})
-    for documents, facts in _pieces(job, unit, bench.parts):
-        bench.commit({DOCUMENTS: _lines(documents)}, facts)
+    for documents, rejected, facts in _pieces(job, unit, bench.parts):
+        bench.commit({DOCUMENTS: _lines(documents), **rejected}, facts)
         emit({"raw": len(bench.parts) - 1})
     return [facts_of(part) for part in bench.parts]
 
 
-def _pieces(job: Job, unit: Unit, done: Sequence[Part]) -> Iterator[tuple[list[Document], dict[str, Any]]]:
-    """Documents for one part at a time, and what was noted in reading them; what is done is only passed over."""
+def _pieces(
+    job: Job, unit: Unit, done: Sequence[Part]
+) -> Iterator[tuple[list[Document], dict[str, bytes], dict[str, Any]]]:
+    """Documents for one part at a time, a file of what was set aside, and the facts; what is done is passed over."""
     if done and done[-1].facts["last"]:
         return
     intake = Intake(job.on_error)
@@ -148,10 +151,15 @@ def _pieces(job: Job, unit: Unit, done: Sequence[Part]) -> Iterator[tuple[list[D
             if size >= job.part_bytes:
                 last = False
                 break
-        rows = [asdict(row) for row in intake.examples]
-        facts = {"input": count, "documents": len(part), "last": last, "source": unit.source, "rejected": rows}
-        yield part, {**facts, "intake": intake.summary()}
+        rejected = {REJECTED: b"".join(map(_rejected, intake.examples))} if intake.examples else {}
+        facts = {"input": count, "documents": len(part), "last": last, "source": unit.source}
+        yield part, rejected, {**facts, "intake": intake.summary()}
         _clear(intake)
+
+
+def _rejected(row: Quarantined) -> bytes:
+    reason = row.message.partition("\n")[0]
+    return to_line({"id": row.where, "outcome": "quarantined", "reason": reason, "evidence": row.message})
 
 
 def _clear(intake: Intake) -> None:
@@ -183,8 +191,9 @@ def _work(job: Job, task: Mapping[str, Any], emit: Emit) -> list[dict[str, Any]]
     bench = job.bench(task["name"])
     stage = _maker(job.to_json(), task["stage"])
     if "unit" in task:
-        for documents, facts in _pieces(job, Unit.from_json(task["unit"]), bench.parts):
-            emit({"part": bench.commit(*stage.part(documents, None, facts)).facts["kept"]})
+        for documents, rejected, read in _pieces(job, Unit.from_json(task["unit"]), bench.parts):
+            files, facts = stage.part(documents, None, read)
+            emit({"part": bench.commit({**files, **rejected}, facts).facts["kept"]})
     elif not bench.parts:
         documents = list(_documents(_checked(job, task["bench"], task["number"]).files[DOCUMENTS]))
         decision = None
