@@ -123,7 +123,16 @@ def _guessed(raw: bytes) -> str:
 def parsable(text: str) -> str:
     """The same page without control characters and without tags of more than a thousand attributes."""
     text = _CONTROL.sub("", text)
-    return _LONG_TAG.sub("", text) if len(text) > 2 * MOST_ATTRIBUTES else text
+    return _TOKEN.sub(_unless_giant, text) if len(text) > 2 * MOST_ATTRIBUTES else text
+
+
+def _unless_giant(match: re.Match[str]) -> str:
+    token = match[0]
+    if len(token) <= 2 * MOST_ATTRIBUTES:
+        return token
+    if not match["tag"]:  # a script or comment by the rules; not all parsers follow them to the letter
+        return token[:1] + _TAGS.sub(_unless_giant, token[1:])
+    return "" if len(_ATTRIBUTE.findall(token.rstrip(_ENDS))) > MOST_ATTRIBUTES else token
 
 
 def _main_text(text: str, url: str | None) -> Page | None:
@@ -259,8 +268,20 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codec
 _NOT_ASCII = bytes(range(128, 256))
 _DATES = {"extensive_search": False, "original_date": True, "max_date": "2099-12-31"}
 _LANGUAGE = re.compile(r"""<html\b[^<>]{0,2000}?\slang\s*=\s*["']?([a-zA-Z]{2})(?![a-zA-Z])""", re.I)
-# Neither `<` nor `>` inside: the few giant tags that hold one of them only cost time.
-_LONG_TAG = re.compile(rf"<[a-zA-Z][^<>\s]*+(?:\s++[^<>\s]++){{{MOST_ATTRIBUTES},}}+[^<>]*+>?")
+# Where a tag ends by the rules that parsers follow (https://html.spec.whatwg.org/#tokenization); every character is
+# looked at once.
+_ATTRIBUTE_RULE = r"""[\s/]*+[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>"'][^\s>]*+)?+)?+"""
+_TAG_RULE = rf"(?P<tag></?[a-z][^\s/>]*+(?:{_ATTRIBUTE_RULE})*+[\s/]*+>?)"
+_RULES = re.DOTALL | re.IGNORECASE | re.VERBOSE
+_ATTRIBUTE = re.compile(_ATTRIBUTE_RULE)
+_ENDS = "/>" + "".join(filter(str.isspace, map(chr, range(0x3001))))
+_TAGS = re.compile(_TAG_RULE, _RULES)
+_TOKEN = re.compile(
+    rf"""<!--(?:>|->|.*?(?:--!?>|\Z)) | <[!?][^>]*+>? | </[^a-z>][^>]*+>?
+    | <(?P<raw>script|style|title|textarea|xmp|iframe|noembed|noframes)(?=[\s/>]).*?(?:(?=</(?P=raw))|\Z)
+    | {_TAG_RULE}""",
+    _RULES,
+)
 _FURNITURE = "head script style nav header footer aside form noscript iframe svg button select template comment"
 _LEFT_OUT = frozenset(_FURNITURE.split())
 _APART = "p div section article main ul ol li dl dt dd table tr pre blockquote figure figcaption hr body"
