@@ -31,18 +31,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.work or Path(scratch)
         prepare(folder)
-        found = {
-            order: [curve(folder, order, arguments.scorer, seed, arguments.steps) for seed in range(arguments.seeds)]
-            for order in arguments.orders
-        }
-    places = [place for place, _ in next(iter(found.values()))[0]]
-    print(f"{'order':12}" + "".join(f"{f'update {place}':>24}" for place in places))
-    for order, curves in found.items():
-        cells = []
-        for number in range(len(places)):
-            values = [one[number][1] for one in curves]
-            cells.append(f"{statistics.mean(values):.4f} ({min(values):.4f}-{max(values):.4f})")
-        print(f"{order:12}" + "".join(f"{cell:>24}" for cell in cells))
+        for order in arguments.orders:
+            curves = [curve(folder, order, arguments.scorer, seed, arguments.steps) for seed in range(arguments.seeds)]
+            cells = [f"{order:12}"]
+            for points in zip(*curves, strict=True):
+                values = [value for _, value in points]
+                cells.append(
+                    f"update {points[0][0]}: {statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+                )
+            print("   ".join(cells), flush=True)
 
 
 def prepare(folder: Path) -> None:
@@ -64,7 +61,7 @@ def prepare(folder: Path) -> None:
         rows = ({"id": f"{split}-{number}", "text": text} for number, text in enumerate(found))
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "tokenizer").mkdir(parents=True)
-    train_bpe(texts["train"], vocab_size=4096).save(folder / "tokenizer")
+    train_bpe(texts["train"], vocab_size=2048).save(folder / "tokenizer")
 
 
 def curve(folder: Path, order: str, scorer: str, seed: int, steps: int) -> list[tuple[int, float]]:
@@ -78,7 +75,7 @@ def curve(folder: Path, order: str, scorer: str, seed: int, steps: int) -> list[
             "runs": str(folder / "runs"),
             "seed": seed,
             "method": "clm",
-            "model": {"preset": "llama-1m", "config": {"vocab_size": 4096}},
+            "model": {"preset": "llama-1m", "config": {"vocab_size": 2048, "num_layers": 2}},
             "tokenizer": str(folder / "tokenizer"),
             "data": {
                 "train": str(folder / "train.jsonl"),
@@ -91,7 +88,7 @@ def curve(folder: Path, order: str, scorer: str, seed: int, steps: int) -> list[
                 "batch_size": 8,
                 "lr": 3e-3,
                 "validate_every": steps // 4,
-                "validation_batches": 30,
+                "validation_batches": 20,
                 "checkpoint_every": steps,
                 "compile": "off",
                 "threads": 1,
