@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _SHOWN_CHARACTERS = 4000
 _LONGEST_LINE = 200
 _TOKENS_OF = 20_000
-_LANGUAGES_OF = 5_000
+_LANGUAGES_OF = 2_000
 _NEAR_AMONG = 5_000
 _EXAMPLES = 3
 
@@ -205,7 +205,7 @@ class _Watch:
         if self._tokenizer is not None and self._tokens.wants(key):
             self._tokens.add(key, len(self._tokenizer.encode(text)))
         if self._languages.wants(key):
-            self._languages.add(key, guess(text[:2000])[0])
+            self._languages.add(key, guess(text[:500])[0])
         if self._near.wants(key):
             if self._signer is None:
                 from trivium.data.dedup import Signer

@@ -26,7 +26,7 @@ class Language(Step):
         """Leave out documents whose language is less certain."""
         among: list[str] = Field(default_factory=list)
         """The languages that can occur at all; fewer are told apart more surely. Empty: all that are known."""
-        characters: int = Field(2000, ge=20)
+        characters: int = Field(500, ge=20)
         """How much of the beginning of a document is looked at."""
         trust: bool = False
         """Believe the `language` that a source states, where it states one."""
