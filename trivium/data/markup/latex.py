@@ -63,8 +63,11 @@ _EMPTY = (
     (re.compile(r"(?<=\S)[ \t]{2,}"), " "),
 )
 _MOST = 20_000_000
+_COST = 50
+"""Characters that may be written by macros, and how many each use counts as besides what it writes."""
 _DEPTH = 50
 _LONGEST_FORMULA = 20_000
+_LONGEST_BLOCK = 200_000
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ class _Expander:
             body = macro.body
             if macro.arguments:
                 body = _filled(body, values)
-            self._room -= len(body)
+            self._room -= len(body) + _COST
             if depth >= 20 or self._room < 0:
                 raise DataError(
                     "the macros of the document expand without end",
@@ -231,6 +234,7 @@ class _Reader:
     lists: list[list[int | str]] = field(default_factory=list)
     top: int = 1
     seen: dict[str, int] = field(default_factory=dict)
+    closes: dict[str, re.Match[str] | None] = field(default_factory=dict)
 
     def read(self) -> str:
         """All of it as plain text."""
@@ -282,6 +286,16 @@ class _Reader:
         while mark == "$" and found > 0 and self.text[found - 1] == "\\":
             found = self.text.find(mark, found + 1)
         self.seen[mark] = found
+        return found
+
+    def _close(self, name: str, at: int) -> re.Match[str] | None:
+        """Where a block of this name ends next, without looking twice at the same text."""
+        if name in self.closes:
+            known = self.closes[name]
+            if known is None or known.start() >= at:
+                return known
+        found = re.compile(rf"\\end\s*\{{{re.escape(name)}\*?\}}").search(self.text, at)
+        self.closes[name] = found
         return found
 
     def _place(self, formula: str) -> str:
@@ -398,8 +412,8 @@ class _Reader:
 
     def _skipped(self, name: str, at: int, end: int, depth: int) -> tuple[str, int]:
         """A block that is kept as a formula, or of which only the caption is kept."""
-        close = re.compile(rf"\\end\s*\{{{re.escape(name)}\*?\}}").search(self.text, at, min(end, at + 200_000))
-        if close is None:
+        close = self._close(name, at)
+        if close is None or close.end() > min(end, at + _LONGEST_BLOCK):
             return "", at
         if name in MATHS:
             content = " ".join(_MATH_NOISE.sub("", self.text[at : close.start()]).split())

@@ -6,6 +6,7 @@ Nothing of a page is judged or left out but navigation, scripts, and the marks o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ _BLOCKS = frozenset(_PARAGRAPHS.split())
 _TYPE = "{http://www.idpf.org/2007/ops}type"
 _NOT_TYPES = "toc landmarks page-list pagebreak index cover titlepage copyright-page noteref backlink"
 _NOT_TEXT = frozenset(_NOT_TYPES.split())
+_NOTE = re.compile(r"\b(?:footnote|note-?ref)")
 _MOST_DEPTH = 200
 _CONTENTS_DEPTH = 10
 _LEAST_LINKS = 5
@@ -65,6 +67,13 @@ def kind(element: _Element) -> set[str]:
     return set(words.split())
 
 
+def _is_left_out(part: _Element, tag: str) -> bool:
+    """Whether an element is no text, or only the mark of a note."""
+    if tag == "a" and _NOTE.search(part.get("class", "")):
+        return True
+    return tag in _DROPPED or bool(kind(part) & _NOT_TEXT) or part.get("hidden") is not None
+
+
 def _is_contents(element: _Element) -> bool:
     """Whether a list is a table of contents: links, and next to nothing else."""
     links = [part for part in element.iter() if name(part) == "a" and part.get("href")]
@@ -101,7 +110,7 @@ class _Blocks:
         tag = name(part).lower()
         if not tag:
             self._words.append(entity_text(part))
-        elif tag in _DROPPED or kind(part) & _NOT_TEXT or part.get("hidden") is not None:
+        elif _is_left_out(part, tag):
             return
         elif tag in ("ul", "ol") and depth < _CONTENTS_DEPTH and _is_contents(part):
             self._end()
