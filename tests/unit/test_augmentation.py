@@ -548,7 +548,7 @@ def test_augmented_rows_train_a_classifier(tmp_path: Path, capsys: pytest.Captur
     data = json.loads((folder / "data.json").read_text())["train"]
     assert data["labels"].keys() == {"bad", "good"} and data["kept"] == 12 + report["children"]
     lineage = render_text(read_lineage(folder / "final"))
-    assert "rows.jsonl" in lineage
+    assert "rows.jsonl" in lineage and "rows.csv" in lineage, "and what the rows were made from"
 
 
 def test_labels_pass_a_pipeline(tmp_path: Path) -> None:

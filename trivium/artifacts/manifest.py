@@ -128,12 +128,13 @@ def find_manifest(folder: Path) -> Manifest | None:
 
 
 def artifact_root(folder: Path) -> Path | None:
-    """The artifact that `folder` is, or lies in."""
+    """The artifact that `folder` is, or lies in; a single file can lie in one too."""
     folder = folder.resolve()
     for root in (folder, *folder.parents):
         if (root / MANIFEST).is_file():
-            covers = root == folder or read_manifest(root).below(_prefix(root, folder)).files
-            return root if covers else None
+            if root == folder or folder.relative_to(root).as_posix() in read_manifest(root).files:
+                return root
+            return root if read_manifest(root).below(_prefix(root, folder)).files else None
     return None
 
 

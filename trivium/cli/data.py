@@ -9,9 +9,11 @@ import typer
 
 from trivium.cli.complete import complete_override, complete_recipe
 from trivium.cli.data_audit import audit
+from trivium.cli.data_classifier import classifier
 from trivium.cli.data_augment import augment
 from trivium.cli.data_convert import convert
 from trivium.cli.data_crawl import crawl
+from trivium.cli.data_look import look
 from trivium.cli.data_run import run
 from trivium.cli.data_seal import seal
 from trivium.cli.data_validate import validate
@@ -31,8 +33,10 @@ app.command()(run)
 app.command()(why)
 app.command()(seal)
 app.command()(audit)
+app.command()(classifier)
 app.command()(augment)
 app.command()(convert)
+app.command()(look)
 app.command()(crawl)
 app.command()(validate)
 

@@ -10,11 +10,15 @@ import typer
 from trivium.cli.output import Json, show
 from trivium.cli.tokenizer_extend import extend
 from trivium.cli.tokenizer_import import import_
+from trivium.cli.tokenizer_lab import lab
+from trivium.cli.tokenizer_report import report
 from trivium.cli.vectors import vectors
 
 app = typer.Typer(help="Train and try tokenizers and word vectors.", no_args_is_help=True, rich_markup_mode=None)
 app.command("import")(import_)
 app.command()(extend)
+app.command()(report)
+app.command()(lab)
 app.command()(vectors)
 
 

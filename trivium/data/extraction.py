@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from trivium.data.markup.sections import Section, heading, sections
 from trivium.errors import DataError
 
 PAGE_BYTES = 10_000_000
@@ -32,7 +33,6 @@ SHORT_TEXT = 500
 
 _SPACE = re.compile(r"[ \t\r\f\v\u00a0]*\n[ \t\r\f\v\u00a0]*|[ \t\r\f\v\u00a0]+")
 _PARAGRAPHS = re.compile(r"\n{3,}")
-_HEADING = re.compile(r"^(#{1,6}) (.*)$", re.MULTILINE)
 _META_CHARSET = re.compile(
     rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([\w.:-]{1,40})|encoding=["']([\w.:-]{1,40})""", re.I
 )
@@ -60,8 +60,8 @@ class Page:
     licence: str | None = None
 
     @property
-    def sections(self) -> list[list[Any]]:
-        return [[len(marks), title] for marks, title in _HEADING.findall(self.text)]
+    def sections(self) -> list[Section]:
+        return sections(self.text)
 
     def meta(self) -> dict[str, Any]:
         """The values under the names every source uses; what the page does not state is left out."""
@@ -81,7 +81,7 @@ def extract(html: bytes | str, *, url: str | None = None, charset: str | None = 
     if len(html) > PAGE_BYTES:
         raise NoText(f"larger than {PAGE_BYTES // 1_000_000} MB")
     text = decode_html(html, charset=charset) if isinstance(html, bytes) else html
-    text = _without_giant_tags(_CONTROL.sub("", text))
+    text = parsable(text)
     found = _plain(text) if len(_TAG.findall(text)) > MOST_TAGS else _main_text(text, url)
     if found is None or not found.text:
         raise NoText("no main text")
@@ -115,23 +115,22 @@ def decode_html(raw: bytes, *, charset: str | None = None) -> str:
 
 
 def _guessed(raw: bytes) -> str:
-    from_bytes = _web("charset_normalizer", "reading this page").from_bytes
+    from_bytes = web_package("charset_normalizer", "reading this page").from_bytes
     best = from_bytes(raw[:65536], cp_isolation=sorted(set(_ENCODINGS.values()))).best()
     return best.encoding if best is not None else "cp1252"
 
 
-def _without_giant_tags(text: str) -> str:
-    """The same page without the tags that have more than a thousand attributes."""
-    if len(text) < 2 * MOST_ATTRIBUTES:
-        return text
-    return _LONG_TAG.sub("", text)
+def parsable(text: str) -> str:
+    """The same page without control characters and without tags of more than a thousand attributes."""
+    text = _CONTROL.sub("", text)
+    return _LONG_TAG.sub("", text) if len(text) > 2 * MOST_ATTRIBUTES else text
 
 
 def _main_text(text: str, url: str | None) -> Page | None:
-    trafilatura = _web("trafilatura", "reading HTML")
+    trafilatura = web_package("trafilatura", "reading HTML")
     for name in ("trafilatura", "htmldate", "courlan"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    etree = _web("lxml.etree", "reading HTML")
+    etree = web_package("lxml.etree", "reading HTML")
 
     def run(precise: bool) -> tuple[Any, str]:
         try:
@@ -167,10 +166,10 @@ def _rendered(body: Any) -> Iterator[str]:
     """The elements of trafilatura's tree as text."""
     for element in body:
         if element.tag == "head":
-            level = str(element.get("rend", "h2"))[-1:]
             title = " ".join("".join(element.itertext()).split())
+            level = str(element.get("rend", "h2"))[-1:]
             if title:
-                yield f"\n\n{'#' * (int(level) if level.isdecimal() and 1 <= int(level) <= 6 else 2)} {title}"
+                yield f"\n\n{heading(int(level) if level.isdecimal() else 2, title)}"
         elif element.tag == "list":
             items = map(_cell, element.iter("item"))
             yield "\n\n" + "\n".join(f"- {item}" for item in items if item)
@@ -203,7 +202,7 @@ def _inline(element: Any) -> Iterator[str]:
 
 def _plain(text: str) -> Page | None:
     """All text of the page but navigation, forms and scripts, in one walk over it."""
-    html = _web("lxml.html", "reading HTML")
+    html = web_package("lxml.html", "reading HTML")
     try:
         root = html.document_fromstring(text.encode("utf-8", "replace"), parser=html.HTMLParser(encoding="utf-8"))
     except (ValueError, html.etree.LxmlError):
@@ -225,7 +224,7 @@ def _plain(text: str) -> Page | None:
 def _mark(tag: str, begins: bool) -> str:
     """What stands before the text of an element, or before the text that follows it."""
     if begins and re.fullmatch("h[1-6]", tag):
-        return f"\n\n{'#' * int(tag[1])} "
+        return f"\n\n{'#' * max(int(tag[1]), 2)} "
     if begins and tag == "li":
         return "\n\n- "
     return "\n\n" if tag in _BLOCKS else "\n" if tag == "br" and not begins else ""
@@ -246,7 +245,7 @@ def _language(text: str) -> str | None:
     return match[1].lower() if match else None
 
 
-def _web(module: str, purpose: str) -> Any:
+def web_package(module: str, purpose: str) -> Any:
     """An optional package of the extra `web`."""
     import importlib
 
@@ -261,7 +260,7 @@ _NOT_ASCII = bytes(range(128, 256))
 _DATES = {"extensive_search": False, "original_date": True, "max_date": "2099-12-31"}
 _LANGUAGE = re.compile(r"""<html\b[^<>]{0,2000}?\slang\s*=\s*["']?([a-zA-Z]{2})(?![a-zA-Z])""", re.I)
 # Neither `<` nor `>` inside: the few giant tags that hold one of them only cost time.
-_LONG_TAG = re.compile(r"<[a-zA-Z][^<>\s]*+(?:\s++[^<>\s]++){1000,}+[^<>]*+>?")
+_LONG_TAG = re.compile(rf"<[a-zA-Z][^<>\s]*+(?:\s++[^<>\s]++){{{MOST_ATTRIBUTES},}}+[^<>]*+>?")
 _FURNITURE = "head script style nav header footer aside form noscript iframe svg button select template comment"
 _LEFT_OUT = frozenset(_FURNITURE.split())
 _APART = "p div section article main ul ol li dl dt dd table tr pre blockquote figure figcaption hr body"

@@ -243,9 +243,9 @@ def _leaks(
             by_row: dict[int, list[Any]] = {}
             for hit in hits:
                 by_row.setdefault(hit.row, []).append(hit)
-            best, own = max(by_row.items(), key=lambda item: len(item[1]))
+            best, own = max(by_row.items(), key=lambda item: sum(hit.runs for hit in item[1]))
             first = [hit for hit in own if hit.text == own[0].text]
-            share = len(own) / max(1, int(finder.index.totals[best]))
+            share = sum(hit.runs for hit in own) / max(1, int(finder.index.totals[best]))
             shown = excerpt(texts[first[0].text], first)
             name = group[number][0]
             found.append((number, Leak(name, source.path, sealed.name, finder.index.names[best], min(1, share), shown)))

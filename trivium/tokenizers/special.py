@@ -20,6 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Names for `trivium tokenizer train --special`, each standing for the tokens of one kind of objective."""
 
 _MASKS = ("[MASK]", "<mask>", "<|mask|>")
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _SENTINEL = re.compile(r"\u2581?<extra_id_(\d+)>")
 _MIDDLES = (
     GROUPS["middle"],
@@ -33,6 +34,11 @@ _MIDDLES = (
 def expanded(names: Iterable[str]) -> list[str]:
     """Names of groups as their tokens; anything else is a token itself."""
     return [token for name in names for token in GROUPS.get(name, (name,))]
+
+
+def is_single_byte(token: str) -> bool:
+    """Whether a token is spelled as one byte, `<0x41>`, for characters that are no tokens."""
+    return _BYTE.fullmatch(token) is not None
 
 
 def mask_id(tokenizer: Tokenizer) -> int:

@@ -62,9 +62,7 @@ def train_bpe(
         show_progress=False,
     )
     backend.train_from_iterator(checked(texts), trainer)
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B:1", special_tokens=[(BOS, names.index(BOS))]
-    )
+    backend.post_processor = framing(names)
     if backend.get_vocab_size() <= len(names) + _BYTES:
         raise TokenizerError(
             "the training texts are empty, or no two bytes stand together often enough to be merged",
@@ -113,6 +111,7 @@ def train_word(
     if lowercase:
         backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(WORD), behavior="removed", invert=True)
+    backend.post_processor = framing(names)
     config = {**configuration(names, sequence_length), "unk_token": UNKNOWN}
     return Tokenizer(TokenizerFiles(json.loads(backend.to_str()), config))
 
@@ -137,6 +136,7 @@ def train_characters(
     backend.decoder = decoders.Fuse()
     if prepared is not None:
         backend.normalizer = prepared
+    backend.post_processor = framing(names)
     config = {**configuration(names, sequence_length), "unk_token": UNKNOWN}
     return Tokenizer(TokenizerFiles(json.loads(backend.to_str()), config))
 
@@ -154,8 +154,16 @@ def train_bytes(
     prepared = normalizer(normalise)
     if prepared is not None:
         backend.normalizer = prepared
+    backend.post_processor = framing(SPECIAL)
     config = configuration(SPECIAL, sequence_length)
     return Tokenizer(TokenizerFiles(json.loads(backend.to_str()), config, {"default": chat_template}))
+
+
+def framing(names: Sequence[str]) -> processors.TemplateProcessing:
+    """BOS in front of each text, for programs that leave that to the file; names: the special tokens by id."""
+    return processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B:1", special_tokens=[(BOS, list(names).index(BOS))]
+    )
 
 
 def normalizer(name: Normalise, *, lowercase: bool = False) -> normalizers.Normalizer | None:

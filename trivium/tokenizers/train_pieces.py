@@ -2,7 +2,9 @@
 
 WordPiece is BERT's (Devlin et al., 2019): words are cut off first, pieces that go on begin with `##`. Unigram (Kudo,
 2018) and BPE on characters are SentencePiece's: a space is written as `\u2581` and belongs to the word behind it, and
-a character that is no token becomes its bytes. The algorithms are those of the library `tokenizers`.
+a character that is no token becomes its bytes. The algorithms are those of the library `tokenizers`, which decides
+between equally good pieces of WordPiece and unigram by chance: there the same texts can give a vocabulary that differs
+in a few of them.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from trivium.errors import TokenizerError
 from trivium.tokenizers.files import TokenizerFiles
 from trivium.tokenizers.templates import TRIVIUM
 from trivium.tokenizers.tokenizer import Tokenizer
-from trivium.tokenizers.train import BOS, SPECIAL, UNKNOWN, Normalise, checked, configuration, normalizer
+from trivium.tokenizers.train import SPECIAL, UNKNOWN, Normalise, checked, configuration, framing, normalizer
 
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """The special tokens of a WordPiece vocabulary, in the order of their ids."""
@@ -161,11 +163,7 @@ def _with_bytes(
     """The tokens of bytes are part of the vocabulary, but no special tokens that could stand in a text."""
     definition["model"]["byte_fallback"] = True
     definition["added_tokens"] = [token for token in definition["added_tokens"] if token["content"] in names]
-    definition["post_processor"] = json.loads(
-        processors.TemplateProcessing(
-            single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B:1", special_tokens=[(BOS, names.index(BOS))]
-        ).__getstate__()
-    )
+    definition["post_processor"] = json.loads(framing(names).__getstate__())
     config = {**configuration(names, sequence_length), "unk_token": UNKNOWN}
     extra = [name for name in config["additional_special_tokens"] if name != UNKNOWN]
     config["additional_special_tokens"] = extra

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import re
 import uuid
 import zlib
@@ -72,6 +73,15 @@ def records(path: Path, intake: Intake) -> Iterator[Record]:
             if record is None:
                 return
             yield record
+
+
+def packed_content(data: bytes) -> Record:
+    """The record in one gzip member, as `packed_record` makes it."""
+    stream = _Members(io.BufferedReader(io.BytesIO(data)), _GZIP, lambda: zlib.decompressobj(31))
+    record = _next(stream, Intake())
+    if record is None:
+        raise Damaged("there is no record")
+    return record
 
 
 def _next(stream: _Stream, intake: Intake) -> Record | None:

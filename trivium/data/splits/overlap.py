@@ -46,12 +46,13 @@ class Index:
 
 @dataclass(frozen=True)
 class Hit:
-    """A run of words of a test row, found in text number `text`: words `first` to `first + width`."""
+    """Runs of a test row, one after the other, found in text number `text`: words `first` to `first + width`."""
 
     text: int
     first: int
     width: int
     row: int
+    runs: int
 
 
 class Finder:
@@ -80,10 +81,19 @@ class Finder:
             ends = np.cumsum(runs)
             texts_of = np.searchsorted(ends, maybe, side="right")
             firsts = maybe - (ends - runs)[texts_of]
-            widths = np.minimum(width, counts[texts_of])
             rows = self.index.rows[self._first[place]]
-            found.extend(map(Hit, *(each.tolist() for each in (texts_of, firsts, widths, rows))))
+            found.extend(_joined(texts_of, firsts, rows, np.minimum(width, counts[texts_of])))
         return sorted(set(found), key=lambda hit: (hit.text, hit.first, hit.width))
+
+
+def _joined(texts: Ints, firsts: Ints, rows: NDArray[np.uint32], widths: Ints) -> Iterable[Hit]:
+    """Runs of one text and one row that begin one word after the other, as one hit."""
+    apart = np.ones(len(texts), dtype=np.bool_)
+    apart[1:] = (texts[1:] != texts[:-1]) | (rows[1:] != rows[:-1]) | (firsts[1:] != firsts[:-1] + 1)
+    begins = np.flatnonzero(apart)
+    runs = np.diff(np.append(begins, len(texts)))
+    spans = widths[begins] + runs - 1
+    return map(Hit, *(each.tolist() for each in (texts[begins], firsts[begins], spans, rows[begins], runs)))
 
 
 def build_index(

@@ -30,7 +30,7 @@ def _listed(value: Any) -> Any:
 
 
 class Split(CorpusStep):
-    """Writes the split into meta: split. About 80 bytes of memory a document."""
+    """Writes the split into meta: split. About 240 bytes of memory a document."""
 
     class Config(StrictModel):
         """Settings of `split`."""
