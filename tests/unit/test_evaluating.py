@@ -307,7 +307,7 @@ def test_a_model_that_writes_is_measured_on_pairs(tmp_path: Path, capsys: pytest
             "model": {"preset": "t5-1m", "config": {**shape, "num_layers": 1, "num_decoder_layers": 1}},
             "tokenizer": str(tmp_path / "tokenizer"),
             "data": {"train": str(data), "sequence_length": 64},
-            "train": {"steps": 150, "batch_size": 8, "lr": 1e-2, "schedule": "constant"},
+            "train": {"steps": 60, "batch_size": 8, "lr": 1e-2, "schedule": "constant", "threads": 1},
         }
     )
     found = evaluate_folder(run.folder, data)
