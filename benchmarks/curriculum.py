@@ -2,13 +2,15 @@
 
     python benchmarks/curriculum.py --seeds 3
 
-Held-out bits per byte of the documentation of Python's standard library, at a quarter, half and the end of the run.
+Held-out bits per byte of every eighth module of the documentation of Python's standard library, at a quarter, half and
+the end of the run.
 `random` is the control: pools of the same size as the curriculum's, but without regard to difficulty.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import tempfile
@@ -21,7 +23,7 @@ def main() -> None:
     """Prints a table: mean over the seeds, and the spread from the least to the largest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--scorer", default="rarity")
     parser.add_argument("--orders", nargs="+", default=list(ORDERS), choices=ORDERS)
     parser.add_argument("--work", type=Path, default=None, help="keep everything in this folder")
@@ -44,16 +46,25 @@ def main() -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Clean documents in two splits, and a tokenizer of them."""
-    from trivium.data.prepare import prepare_documents
+    """Every eighth module in two splits, and a tokenizer of it."""
+    from trivium.data.intake import Intake
+    from trivium.data.reading import read_documents
     from trivium.recipe import Source
     from trivium.tokenizers.train import train_bpe
 
-    done = prepare_documents(Source(path="pydocs"), folder / "documents", validation_fraction=0.05)
-    if not (folder / "tokenizer").exists():
-        texts = [json.loads(line)["text"] for line in done.train.open(encoding="utf-8")]
-        (folder / "tokenizer").mkdir(parents=True)
-        train_bpe(texts[:3000], vocab_size=4096).save(folder / "tokenizer")
+    if (folder / "tokenizer").exists():
+        return
+    texts: dict[str, list[str]] = {"train": [], "validation": []}
+    for document in read_documents(Source(path="pydocs"), Intake()):
+        number = int.from_bytes(hashlib.sha256(document.group.encode()).digest()[:8], "big")
+        if number % 8 == 0:
+            split = "validation" if number // 8 % 10 == 0 else "train"
+            texts[split].append(document.text)
+    for split, found in texts.items():
+        rows = ({"id": f"{split}-{number}", "text": text} for number, text in enumerate(found))
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "tokenizer").mkdir(parents=True)
+    train_bpe(texts["train"], vocab_size=4096).save(folder / "tokenizer")
 
 
 def curve(folder: Path, order: str, scorer: str, seed: int, steps: int) -> list[tuple[int, float]]:
@@ -70,17 +81,17 @@ def curve(folder: Path, order: str, scorer: str, seed: int, steps: int) -> list[
             "model": {"preset": "llama-1m", "config": {"vocab_size": 4096}},
             "tokenizer": str(folder / "tokenizer"),
             "data": {
-                "train": str(folder / "documents" / "documents.train.jsonl"),
-                "validation": str(folder / "documents" / "documents.validation.jsonl"),
+                "train": str(folder / "train.jsonl"),
+                "validation": str(folder / "validation.jsonl"),
                 "sequence_length": 128,
                 "curriculum": curriculum,
             },
             "train": {
                 "steps": steps,
-                "batch_size": 16,
+                "batch_size": 8,
                 "lr": 3e-3,
                 "validate_every": steps // 4,
-                "validation_batches": 20,
+                "validation_batches": 30,
                 "checkpoint_every": steps,
                 "compile": "off",
                 "threads": 1,

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from tests.governance.source import PACKAGE, ROOT, files
 from trivium import registry
 from trivium.config import recipe_keys
+from trivium.data.pipeline import resolve_pipeline
 from trivium.recipe import Recipe
 
 METHODS = registry.names("methods")
@@ -23,7 +24,7 @@ COMPONENTS = [(folder, name) for folder in ("methods", "optim", "transforms") fo
 def recipe_methods() -> set[str]:
     """The methods that some recipe in recipes/ uses."""
     found = set()
-    for file in (ROOT / "recipes").rglob("*.yaml"):
+    for file in (ROOT / "recipes").glob("*.yaml"):
         method = yaml.safe_load(file.read_text(encoding="utf-8")).get("method")
         found.add(method["name"] if isinstance(method, dict) else method)
     return found
@@ -44,7 +45,13 @@ def test_method_has_a_page_in_the_site(name: str) -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda file: file.stem)
 def test_recipe_begins_with_its_command(file) -> None:
     first = file.read_text(encoding="utf-8").partition("\n")[0]
-    assert first.startswith(f"# trivium train {file.relative_to(ROOT)}"), first
+    verb = "data run" if file.parent.name == "pipelines" else "train"
+    assert first.startswith(f"# trivium {verb} {file.relative_to(ROOT)}"), first
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "pipelines").glob("*.yaml")), ids=lambda file: file.stem)
+def test_pipeline_can_be_run(file) -> None:
+    assert resolve_pipeline(file).steps
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,21 @@ def test_what_is_not_known_is_left_to_the_library(change):
         assert other.fast.encode("the brown fox") is None
     texts = [*CORPUS, "A Brown fox, brown FOX"]
     assert [ids.tolist() for ids in other.document_arrays(texts)] == other.encode_documents(texts)
+
+
+def test_a_run_of_spaces_that_is_too_long_is_left_to_the_library():
+    tokenizer = train_bpe(CORPUS, vocab_size=400)
+    assert tokenizer.fast is not None
+    text = "a" + " " * 1_500_000 + "b"
+    assert tokenizer.fast.encode(text) is None
+    (ids,) = tokenizer.document_arrays([text])
+    assert tokenizer.decode(ids[1:-1].tolist()) == text
+
+
+def test_without_tiktoken_it_is_the_library_that_encodes(monkeypatch):
+    tokenizer, other = (train_bpe(CORPUS, vocab_size=400) for _ in range(2))
+    assert tokenizer.fast is not None
+    monkeypatch.setitem(sys.modules, "tiktoken", None)
+    assert other.fast is None
+    ours, theirs = tokenizer.document_arrays(CORPUS), other.document_arrays(CORPUS)
+    assert [ids.tolist() for ids in ours] == [ids.tolist() for ids in theirs]

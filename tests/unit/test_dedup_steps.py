@@ -282,7 +282,7 @@ def test_paragraphs_that_were_there_before_are_cut_out(tmp_path):
     assert found[1].text == f"{text(1)}\n\nshort"
     assert found[2] == Dropped("repeated paragraphs", f"99% of the characters, such as: {MENU}")
     assert found[3] is given[3]
-    assert report(tmp_path, "paragraphs.jsonl") == [{"occurrences": 4, "document": "d0", "number": 0}]
+    assert report(tmp_path, "paragraphs.jsonl") == [{"occurrences": 4, "document": "d0", "number": 0, "length": 1}]
     assert run(Paragraphs(Paragraphs.Config(copies=4)), given, tmp_path) == given
     assert isinstance(run(Paragraphs(Paragraphs.Config(action="drop")), given, tmp_path)[1], Document)
     lines = run(Paragraphs(Paragraphs.Config(unit="line", least_characters=5)), given, tmp_path)
@@ -319,7 +319,7 @@ def test_repeated_passages_are_cut_wherever_they_stand(tmp_path):
     assert found[2].reason == "repeated passages"
     assert found[3] is given[3]
     assert found[4].text == f"{text(5)}  {text(6)}"
-    assert report(tmp_path, "substrings.jsonl")[0] == {"occurrences": 5, "document": "d0", "number": 200}
+    assert report(tmp_path, "substrings.jsonl") == [{"occurrences": 5, "document": "d0", "number": 200, "length": 11}]
 
 
 def test_exactly_what_a_search_finds_is_cut(tmp_path):

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from trivium.cli.data import app
 from trivium.data.look.gather import Findings, look, odd_about
 from trivium.data.look.measures import Draw, Frequent, Lengths, Repeated, key_of, short
-from trivium.data.look.page import as_dict, as_page, as_text
 from trivium.recipe import Source
+from trivium.report.data_look import as_dict, as_page, as_text
 
 pytest.importorskip("py3langid")
 

@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from trivium.artifacts.manifest import verify
+from trivium.cli.main import app
 from trivium.config import StrictModel
 from trivium.data.documents import Document
+from trivium.data.safety.linear import LinearClassifier, train_linear
 from trivium.data.safety.moderation import WordClassifier
 from trivium.data.safety.phrases import Phrases, read_lists
 from trivium.data.step import Dropped
 from trivium.data.steps.moderate import BINS, Moderate
-from trivium.errors import ConfigError, DataError
+from trivium.errors import ConfigError, DataError, ModelError
 
 TEXTS = ("Kill the wolf.", "Kill and shoot and stab him.", "A quiet evening.", "You dirty rat, you rat king.")
 
@@ -200,3 +204,74 @@ def test_a_model_of_trivium_judges_long_texts_in_pieces(tmp_path: Path) -> None:
 def _made(folder: Path) -> Path:
     folder.mkdir()
     return folder
+
+
+def labelled(path: Path, number: int = 60) -> str:
+    """Rows about two categories; of every fourth the second one is not known."""
+    rows: list[dict[str, Any]] = []
+    for at in range(number):
+        row = {"prompt": f"the {'evil' if at % 2 else 'nice'} {'cat' if at % 3 else 'dog'} number {at}", "bad": at % 2}
+        rows.append(row if at % 4 == 0 else {**row, "dog": int(at % 3 == 0)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_linear_classifier_learns_from_few_rows_and_is_a_model_of_the_step(tmp_path: Path) -> None:
+    folder = tmp_path / "linear"
+    run = CliRunner().invoke(
+        app,
+        [
+            "data",
+            "classifier",
+            labelled(tmp_path / "rows.jsonl"),
+            "--label",
+            "bad",
+            "--label",
+            "dog",
+            "--output",
+            str(folder),
+        ],
+    )
+    assert run.exit_code == 0 and "60 rows (bad 30, dog 15)" in run.stdout, run.output
+    verify(folder)
+    scores = LinearClassifier(folder).scores(["an evil cat", "a nice dog", ""])
+    assert scores[0][0] > 0.5 > scores[1][0] and scores[1][1] > 0.5 > scores[0][1]
+    assert all(0 < score < 1 for score in scores[2])
+    results, _ = judged(tmp_path, ["an evil cat", "a nice cat"], model=str(folder))
+    assert isinstance(results[0], Dropped) and results[0].reason == "bad" and isinstance(results[1], Document)
+
+
+def test_the_linear_classifier_is_the_minimum_that_scikit_learn_finds(tmp_path: Path) -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    import numpy as np
+
+    from trivium.data.safety import linear
+
+    path = labelled(tmp_path / "rows.jsonl")
+    folder = tmp_path / "linear"
+    linear.train_linear(path, folder, text="prompt", labels=["bad", "dog"], strength=3.0)
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    counted = [linear.features(row["prompt"]) for row in rows]
+    ours = LinearClassifier(folder)
+    known = linear.rows_of(counted, ours._idf)
+    used, place = np.unique(known.column, return_inverse=True)
+    dense = np.zeros((len(rows), len(used)))
+    dense[known.row, place] = known.value
+    for number, name in enumerate(("bad", "dog")):
+        there = [at for at, row in enumerate(rows) if name in row]
+        model = linear_model.LogisticRegression(C=3.0, class_weight="balanced", max_iter=500, tol=1e-6)
+        model.fit(dense[there], [rows[at][name] for at in there])
+        theirs = model.predict_proba(dense)[:, 1]
+        assert np.abs(theirs - np.array(ours.scores([row["prompt"] for row in rows]))[:, number]).max() < 5e-3
+
+
+def test_rows_that_teach_nothing_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "x": 1}\n{"text": "b", "x": 1}\n')
+    with pytest.raises(DataError, match="cannot be learnt"):
+        train_linear(path, tmp_path / "out", text=None, labels=["x"])
+    path.write_text('{"text": "a", "x": 7}\n{"text": "b", "x": 1}\n')
+    with pytest.raises(DataError, match="neither 0 nor 1"):
+        train_linear(path, tmp_path / "out", text=None, labels=["x"])
+    with pytest.raises(ModelError, match="no linear classifier"):
+        LinearClassifier(tmp_path)

@@ -16,7 +16,7 @@ from trivium.drivers.planning import Plan, plan_recipe
 from trivium.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 MACHINE = {
     "name": "two",
     "kind": "cuda",

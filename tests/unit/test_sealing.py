@@ -222,6 +222,13 @@ def test_which_sets_count(tmp_path, sealed, test_file):
     assert sealed_folders(Recipe.model_validate(both)) == [other.folder, sealed.folder]
 
 
+def test_results_can_name_the_sealed_set_they_were_measured_on(sealed, test_file, tmp_path):
+    found = sealing.seal_of(test_file, runs=tmp_path / "runs")
+    assert found == {"name": "quiz", "hash": sealed.hash}
+    assert sealing.seal_of(write(tmp_path / "other.jsonl", [{"text": "x"}]), runs=tmp_path / "runs") is None
+    assert sealing.seal_of(test_file, runs=tmp_path / "far" / "runs") is None
+
+
 def test_a_hundred_planted_leaks_are_found_and_nothing_else(tmp_path):
     """Excerpts of 15 to 60 words, in other case and punctuation, inside 3000 documents."""
     draw = random.Random(0)

@@ -132,7 +132,7 @@ def test_a_source_tree_holds_its_text_files_only(tmp_path):
     (tmp_path / "large.py").write_text("x" * (1 << 20) + "y")
     intake = Intake()
     found = read(tmp_path, intake, format="code")
-    assert [(document.id, document.meta["language"]) for document in found] == [
+    assert [(document.id, document.meta["programming_language"]) for document in found] == [
         ("main.py", "python"),
         ("src/lib.rs", "rust"),
     ]

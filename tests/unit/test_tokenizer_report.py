@@ -153,14 +153,15 @@ def test_candidates_that_lose_text_are_not_recommended():
     runs = [{"seed": 0, "bits_per_byte": 1.0}, {"seed": 1, "bits_per_byte": 1.1}]
     higher = [{"seed": 0, "bits_per_byte": 1.5}, {"seed": 1, "bits_per_byte": 1.61}]
     rows = [
-        {"name": "word", "runs": runs, "mean": 1.05, "comes_back": 0.0, "passes": 1.0},
-        {"name": "bpe", "runs": higher, "mean": 1.55, "comes_back": 1.0, "passes": 9.0},
+        {"name": "word", "runs": runs, "mean": 1.05, "comes_back": 0.0, "passes": 1.0, "updates": 500},
+        {"name": "bpe", "runs": higher, "mean": 1.55, "comes_back": 1.0, "passes": 9.0, "updates": 500},
         {
             "name": "byte",
             "runs": [{**run, "bits_per_byte": 3.0} for run in runs],
             "mean": 3.0,
             "comes_back": 1.0,
             "passes": 1,
+            "updates": 500,
         },
     ]
     found = tokenizer_lab._judged(rows)

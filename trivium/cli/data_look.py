@@ -36,8 +36,8 @@ def look(
     For the output folder of a pipeline also what each step left out. Reads everything once, in flat memory.
     """
     from trivium.data.look.gather import look
-    from trivium.data.look.page import as_dict, as_page, as_text
     from trivium.recipe import Source
+    from trivium.report.data_look import as_dict, as_page, as_text
 
     counted = None
     if tokenizer is not None:

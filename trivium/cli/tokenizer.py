@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,18 +22,27 @@ app.command()(report)
 app.command()(lab)
 app.command()(vectors)
 
+KindOption = Annotated[
+    Literal["bpe", "wordpiece", "unigram", "char-bpe", "word", "char", "byte"],
+    typer.Option(
+        help="bpe: frequent runs of bytes. wordpiece: BERT's. unigram, char-bpe: SentencePiece's two. word: whole "
+        "words. char: the characters of the documents. byte: the 256 bytes."
+    ),
+]
+SpecialOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Further special tokens: mask (for mlm), sentinels (denoise), middle (clm), modes (UL2), or a token "
+        "as it is written; can be given several times. Not for word, char and byte."
+    ),
+]
+
 
 @app.command()
 def train(
     sources: Annotated[list[str], typer.Argument(help="Files, folders or built-in sources (pydocs).")],
     output: Annotated[Path, typer.Option("--output", help="Folder to write.")],
-    kind: Annotated[
-        Literal["bpe", "wordpiece", "unigram", "char-bpe", "word", "char", "byte"],
-        typer.Option(
-            help="bpe: frequent runs of bytes. wordpiece: BERT's. unigram, char-bpe: SentencePiece's two. word: whole "
-            "words. char: the characters of the documents. byte: the 256 bytes."
-        ),
-    ] = "bpe",
+    kind: KindOption = "bpe",
     vocab_size: Annotated[
         int | None, typer.Option(help="Number of tokens; default 8192. Not for char and byte.")
     ] = None,
@@ -40,13 +50,7 @@ def train(
         Literal["gpt4", "gpt2"] | None,
         typer.Option(help="How text is cut before bpe tokens are learnt; default gpt4."),
     ] = None,
-    special: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Further special tokens: mask (for mlm), sentinels (denoise), middle (clm), modes (UL2), or a token "
-            "as it is written; can be given several times. Not for word, char and byte."
-        ),
-    ] = None,
+    special: SpecialOption = None,
     normalise: Annotated[
         Literal["none", "nfc", "nfd", "nfkc", "nfkd", "nmt_nfkc"] | None,
         typer.Option(
@@ -75,9 +79,6 @@ def train(
     """Make a vocabulary from documents."""
     from trivium.artifacts.record import parent_of
     from trivium.artifacts.writer import check_target, write_artifact
-    from trivium.data.intake import Intake
-    from trivium.data.reading import read_documents
-    from trivium.recipe import Source
     from trivium.tokenizers.kinds import check_options, train_kind
 
     options = {
@@ -92,11 +93,7 @@ def train(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     check_options(kind, given)
     check_target(output, kind="tokenizer", replace=replace)
-    intake = Intake()
-    texts = (
-        document.text for name in sources for document in read_documents(Source.model_validate({"path": name}), intake)
-    )
-    tokenizer = train_kind(kind, texts, **given)
+    tokenizer = train_kind(kind, _texts(sources), **given)
     settings = {"sources": sources, "kind": kind, **options}
     parents = [parent_of(Path(name), role="documents") for name in sources if Path(name).exists()]
     with write_artifact(output, kind="tokenizer", parents=parents, config=settings, replace=replace) as folder:
@@ -105,6 +102,17 @@ def train(
         typer.echo(message, err=True)
     result = {"folder": str(output), "vocab_size": tokenizer.vocab_size}
     show(result, as_json=as_json, text=f"{tokenizer.vocab_size} tokens in {output}")
+
+
+def _texts(sources: list[str]) -> Iterator[str]:
+    from trivium.data.intake import Intake
+    from trivium.data.reading import read_documents
+    from trivium.recipe import Source
+
+    intake = Intake()
+    for name in sources:
+        for document in read_documents(Source.model_validate({"path": name}), intake):
+            yield document.text
 
 
 @app.command()

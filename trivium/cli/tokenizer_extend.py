@@ -57,5 +57,6 @@ def extend(
         replace=replace,
     )
     shown = ", ".join(result["added"][:8]) + (", ..." if len(result["added"]) > 8 else "")
-    text = f"{len(result['added'])} new tokens ({shown}), {result['vocab_size']} in {output}"
+    number = len(result["added"])
+    text = f"{number} new token{'s' if number > 1 else ''} ({shown}), {result['vocab_size']} in {output}"
     show(result, as_json=as_json, text=text)

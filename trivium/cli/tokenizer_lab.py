@@ -18,7 +18,7 @@ def lab(
         typer.Option(help="Vocabularies such as bpe:4096,unigram:4096,char,byte; can be given several times."),
     ],
     output: Annotated[Path, typer.Option("--output", help="Folder of the laboratory.")] = Path("runs/tokenizer-lab"),
-    flops: Annotated[float, typer.Option(min=1.0, help="Operations of each run.")] = 2e12,
+    flops: Annotated[float, typer.Option(min=1.0, help="Operations of each run.")] = 2e13,
     seeds: Annotated[int, typer.Option(min=1, max=20, help="Runs of each candidate.")] = 3,
     preset: Annotated[str, typer.Option(help="Body of the models.")] = "llama-1m",
     megabytes: Annotated[float, typer.Option(min=0.001, help="Most text that is read.")] = 50.0,

@@ -47,7 +47,7 @@ def table(rows: list[list[str]]) -> list[str]:
     lines = []
     for row in rows:
         cells = [
-            cell.ljust(width) if place == 0 or rows[-1][place][:1].isalpha() else cell.rjust(width)
+            cell.rjust(width) if rows[-1][place][:1].isdigit() and place else cell.ljust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())

@@ -22,7 +22,7 @@ from trivium.errors import DataError
 PAGE_BYTES = 10_000_000
 """Larger pages are not read."""
 
-MOST_TAGS = 25_000
+MOST_TAGS = 10_000
 """With more tags than this, a page is read by the linear method."""
 
 MOST_ATTRIBUTES = 1000

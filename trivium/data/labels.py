@@ -217,7 +217,7 @@ def _problem(rows: Sequence[LabelRow], settings: LabelSettings) -> Problem:
     values = [row.value for row in rows]
     if isinstance(settings.label, list):
         cells = {cell for value in values for cell in value}
-        return "multi_label" if all(_switch(cell) is not None or _unknown(cell) for cell in cells) else "regression"
+        return "multi_label" if all(switch_of(cell) is not None or _unknown(cell) for cell in cells) else "regression"
     if settings.separator is not None or any(isinstance(value, list) for value in values):
         return "multi_label"
     numbers = [_number(value) for value in values if value not in (None, "")]
@@ -260,7 +260,7 @@ def _unknown(value: Any) -> bool:
     return value is None or value == ""
 
 
-def _switch(value: Any) -> float | None:
+def switch_of(value: Any) -> float | None:
     """1 or 0 of a column that says whether a label applies."""
     return {"1": 1.0, "0": 0.0, "true": 1.0, "false": 0.0}.get(_name(value).lower())
 
@@ -313,7 +313,7 @@ def _never_seen(row: LabelRow, name: str, numbers: Mapping[str, int]) -> DataErr
 
 
 def _cell(row: LabelRow, value: Any, name: str) -> float:
-    switch = math.nan if _unknown(value) else _switch(value)
+    switch = math.nan if _unknown(value) else switch_of(value)
     if switch is None:
         raise DataError(
             f"the column of the label {name!r} holds neither 0 nor 1",

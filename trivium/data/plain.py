@@ -58,12 +58,15 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def head_of(path: Path, size: int = 1 << 14) -> bytes:
-    """The first bytes of a file, unpacked if its name says so; none if it cannot be read."""
+    """The first bytes of a file, unpacked if its name says so; fewer, or none, if it cannot be read."""
+    found = b""
     try:
         with open_bytes(path) as stream:
-            return stream.read(size)
+            while len(found) < size and (block := cast("io.BufferedReader", stream).read1(size - len(found))):
+                found += block
     except (*_DAMAGED, OSError, DataError):
-        return b""
+        pass
+    return found
 
 
 def read_whole(path: Path, limit: int) -> bytes:

@@ -28,6 +28,7 @@ from trivium.artifacts.record import Parent, parent_of
 from trivium.data.documents import Document
 from trivium.data.intake import InputFile, Intake, Row, Span
 from trivium.data.plain import PACKINGS, head_of, unreadable
+from trivium.data.sources import dataset
 from trivium.errors import DataError
 from trivium.nearest import nearest
 from trivium.recipe import Source
@@ -103,17 +104,26 @@ def fingerprint(source: Source) -> str:
     """What the documents or rows of a source depend on: the content, the names, and how they are read."""
     built_in = _built_in(source)
     path = Path(source.path).expanduser()
-    if built_in is None and not _exists(path):
+    if built_in is not None:
+        content = str(built_in.fingerprint())
+    elif _is_dataset(source):
+        content = ",".join(content_hash(file) for file in _dataset_files(source, Intake()))
+    elif _exists(path):
+        content = content_hash(path)
+    else:
         raise _missing(path)
-    content = content_hash(path) if built_in is None else str(built_in.fingerprint())
     return hashlib.sha256(json.dumps([path.name, content, source.format, source.text_field]).encode()).hexdigest()
 
 
 def source_parent(source: Source, role: str) -> Parent:
     """The source as a parent in the lineage of what is made from it."""
-    if _built_in(source) is not None:
+    if _built_in(source) is not None or _is_dataset(source):
         return Parent(source.path, fingerprint(source), role)
     return parent_of(Path(source.path).expanduser(), role)
+
+
+def _is_dataset(source: Source) -> bool:
+    return source.format == "dataset" or _of_dataset(Path(source.path).expanduser())
 
 
 @cache
@@ -143,6 +153,9 @@ def _files(source: Source, intake: Intake) -> Iterator[tuple[InputFile, ModuleTy
     """The files of a source and what reads each of them."""
     path = Path(source.path).expanduser()
     forced = _forced(source)
+    if forced is dataset or _of_dataset(path):
+        yield from _dataset(source, intake)
+        return
     if not _exists(path):
         raise _missing(path)
     if path.is_dir():
@@ -164,6 +177,44 @@ def _files(source: Source, intake: Intake) -> Iterator[tuple[InputFile, ModuleTy
         )
     intake.formats[_name(reader)] += 1
     yield InputFile(path, path.name), reader
+
+
+def _of_dataset(path: Path) -> bool:
+    """Whether a path is the folder of a data set, or such a folder and, after a `#`, one of its splits."""
+    if _exists(path):
+        return path.is_dir() and dataset.owns(path)
+    name, mark, _ = str(path).partition("#")
+    return bool(mark) and _exists(Path(name)) and Path(name).is_dir()
+
+
+def _dataset(source: Source, intake: Intake) -> Iterator[tuple[InputFile, ModuleType]]:
+    """The files of one split of a data set."""
+    name, _, split = source.path.partition("#")
+    folder = Path(name).expanduser()
+    paths = _dataset_files(source, intake)
+    for path in paths:
+        reader = _reader_of(path)
+        if reader is None:
+            intake.skipped[f"unknown extension {path.suffix}"] += 1
+            continue
+        intake.formats[_name(reader)] += 1
+        inside = path.is_relative_to(folder) and folder.is_dir()
+        shown = path.relative_to(folder).as_posix() if inside else f"{name}/{path.name}"
+        yield InputFile(path, shown), reader
+    if not paths:
+        raise DataError("the split holds no files", where=source.path, value=split or "train", fix="check the folder")
+
+
+def _dataset_files(source: Source, intake: Intake) -> list[Path]:
+    name, _, split = source.path.partition("#")
+    folder = Path(name).expanduser()
+    if not _exists(folder):
+        return dataset.fetched(name, split or None)
+    if not folder.is_dir():
+        raise DataError("a data set is a folder or an id", where=folder, fix="delete format: dataset")
+    paths, others = dataset.files(folder, split or None)
+    intake.skipped.update(others)
+    return paths
 
 
 def _folder(folder: Path, forced: ModuleType | None, intake: Intake) -> Iterator[tuple[InputFile, ModuleType]]:

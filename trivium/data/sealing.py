@@ -180,10 +180,24 @@ def load_sealed(folder: Path) -> SealedSet:
 
 def sealed_folders(recipe: Recipe) -> list[Path]:
     """The sealed sets that count for a recipe: those it names, and those in `sealed/` beside its folder of runs."""
-    beside = Path(recipe.runs).resolve().parent / BESIDE_RUNS
-    there = sorted(folder for folder in beside.iterdir() if is_sealed(folder)) if beside.is_dir() else []
     named = [Path(folder).expanduser().resolve() for folder in recipe.data.sealed]
-    return list(dict.fromkeys([*named, *there]))
+    return list(dict.fromkeys([*named, *_beside(Path(recipe.runs))]))
+
+
+def seal_of(data: Path, *, runs: Path) -> dict[str, str] | None:
+    """Name and hash of the sealed set, beside the folder of runs, that was made of this file; None if there is none."""
+    content = content_hash(data)
+    for folder in _beside(runs):
+        sealed = load_sealed(folder)
+        if content in sealed.facts["files"].values():
+            return {"name": sealed.name, "hash": sealed.hash}
+    return None
+
+
+def _beside(runs: Path) -> list[Path]:
+    """The sealed sets beside a folder of runs."""
+    beside = runs.resolve().parent / BESIDE_RUNS
+    return sorted(folder for folder in beside.iterdir() if is_sealed(folder)) if beside.is_dir() else []
 
 
 def check(

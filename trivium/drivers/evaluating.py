@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from trivium.artifacts.manifest import MANIFEST, RECORD
 from trivium.artifacts.record import Parent, parent_of
 from trivium.artifacts.writer import write_artifact, write_file
+from trivium.data.sealing import seal_of
 from trivium.errors import ConfigError, ModelError
 from trivium.evaluation.labelled import KINDS, Evaluation, evaluate
 from trivium.evaluation.written import evaluate_pairs
@@ -88,6 +89,8 @@ def evaluate_folder(
         )
     else:
         found = evaluate(model, settings.train, settings, seed=seed)
+    if (seal := seal_of(data, runs=run.resolve().parent if run else Path("runs"))) is not None:
+        found.summary["sealed"] = seal
     target = output or (run / "eval" / (name or data.name.split(".")[0]) if run else None)
     if target is not None:
         write_evaluation(target, found, parents=[parent_of(folder, "model"), parent_of(data, "data")], seed=seed)
@@ -186,7 +189,8 @@ def keep_evaluation(session: Session, folder: RunFolder, found: Evaluation) -> N
 def describe(found: Evaluated) -> str:
     """The results as lines for people."""
     summary = found.summary
-    lines = [f"{summary['rows']:,} rows"]
+    seal = summary.get("sealed")
+    lines = [f"{summary['rows']:,} rows" + (f" of the sealed set {seal['name']} ({seal['hash'][:12]})" if seal else "")]
     lines += [f"{name.replace('_', ' ')}: {_figure(figure)}" for name, figure in summary["metrics"].items()]
     columns = ("precision", "recall", "f1", "auroc", "mean_absolute_error", "spearman", "r2")
     for label, figures in list(summary["per_label"].items())[:40]:

@@ -182,6 +182,8 @@ def parents_of(session: Session) -> list[Parent]:
         parents.append(parent_of(Path(recipe.tokenizer), "tokenizer"))
     if recipe.model.word_vectors is not None:
         parents.append(parent_of(Path(recipe.model.word_vectors), "word vectors"))
+    if recipe.data.curriculum is not None and recipe.data.curriculum.model is not None:
+        parents.append(parent_of(Path(recipe.data.curriculum.model), "judge of difficulty"))
     for role, sources in (("training data", recipe.data.train), ("validation data", recipe.data.validation)):
         for source in sources:
             path = Path(source.path)

@@ -37,7 +37,7 @@ from trivium.data.reading import read_documents
 from trivium.drivers.run_folder import RunFolder, set_aside
 from trivium.errors import ConfigError, DataError
 from trivium.recipe import Source
-from trivium.tokenizers.kinds import Kind, check_options, train_kind
+from trivium.tokenizers.kinds import OPTIONS, Kind, check_options, train_kind
 from trivium.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t for 95 %, by degrees of freedom from 1."""
 MOST_EPOCHS = 4.0
 """Beyond this, repeated text counts less than new text."""
+LEAST_UPDATES = 200
 TRAIN, HELD_OUT = "train.jsonl", "held-out.jsonl"
 
 
@@ -76,7 +77,7 @@ class Settings:
 
     sources: Sequence[str]
     candidates: Sequence[str]
-    flops: float = 2e12
+    flops: float = 2e13
     preset: str = "llama-1m"
     changes: Mapping[str, Any] = field(default_factory=dict)
     seeds: int = 3
@@ -173,8 +174,10 @@ def _texts(path: Path) -> list[str]:
 def _tokenizer(candidate: Candidate, settings: Settings, folder: Path) -> Tokenizer:
     place = folder / "tokenizers" / candidate.name
     if not place.exists():
-        size = {} if candidate.vocab_size is None else {"vocab_size": candidate.vocab_size}
-        made = train_kind(candidate.kind, _texts(folder / TRAIN), sequence_length=settings.sequence_length, **size)
+        options: dict[str, Any] = {} if candidate.vocab_size is None else {"vocab_size": candidate.vocab_size}
+        if "normalise" in OPTIONS[candidate.kind]:
+            options["normalise"] = "none"  # so that texts come back as they are
+        made = train_kind(candidate.kind, _texts(folder / TRAIN), sequence_length=settings.sequence_length, **options)
         parents = [parent_of(folder / TRAIN, role="documents")]
         with write_artifact(place, kind="tokenizer", parents=parents, config=asdict(candidate)) as target:
             made.save(target)
@@ -277,13 +280,15 @@ def _judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for row in rows:
         if row["comes_back"] < 1.0:
             remarks.append(
-                f"{row['name']} does not give back {1 - row['comes_back']:.0%} of the documents as they were: its bits "
-                "are those of an easier text"
+                f"{1 - row['comes_back']:.0%} of the documents do not come back from {row['name']} as they were: its "
+                "bits are those of an easier text"
             )
         if row["passes"] > MOST_EPOCHS:
             remarks.append(
                 f"{row['name']} read the text {row['passes']:.1f} times: get more text, or use fewer --flops"
             )
+    if any(row["updates"] < LEAST_UPDATES for row in rows):
+        remarks.append(f"runs of fewer than {LEAST_UPDATES} updates say little about longer ones: raise --flops")
     if not whole:
         return {"recommended": None, "as_good": [], "remarks": remarks}
     best = min(whole, key=lambda row: row["mean"])

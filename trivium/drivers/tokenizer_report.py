@@ -29,6 +29,8 @@ from trivium.tokenizers.special import is_single_byte
 from trivium.tokenizers.tokenizer import Tokenizer
 
 WORD = re.compile(r"\w+")
+OTHERS = "others"
+"""Languages of which there is little, together."""
 COMPARED = 50
 """Documents of each source that are decoded again."""
 _BATCH = 64
@@ -49,6 +51,11 @@ class Group:
     single_bytes: int = 0
     compared: int = 0
     returned: int = 0
+
+    def include(self, other: Group) -> None:
+        """Add the sums of another group."""
+        for name, value in asdict(other).items():
+            setattr(self, name, getattr(self, name) + value)
 
     def figures(self) -> dict[str, Any]:
         """The sums and what follows from them; JSON values."""
@@ -120,8 +127,7 @@ class Measured:
         total = Group()
         for (kind, _), group in self.groups.items():
             if kind == "source":
-                for name, value in asdict(group).items():
-                    setattr(total, name, getattr(total, name) + value)
+                total.include(group)
         dead = np.flatnonzero(ordinary & (self.used == 0))
         used = np.flatnonzero(ordinary & (self.used > 0))
         often = np.sort(self.used[used])[::-1]
@@ -133,7 +139,7 @@ class Measured:
             "vocab_size": self.tokenizer.vocab_size,
             "total": total.figures(),
             "sources": {name: group.figures() for (kind, name), group in self.groups.items() if kind == "source"},
-            "languages": {name: group.figures() for (kind, name), group in self.groups.items() if kind == "language"},
+            "languages": {name: group.figures() for name, group in self.languages(total.bytes).items()},
             "vocabulary": {
                 "ordinary": int(ordinary.sum()),
                 "used": len(used),
@@ -145,9 +151,19 @@ class Measured:
             "dead_tokens": [self.shown(number) for number in dead[-most:].tolist()],
         }
 
+    def languages(self, size: int) -> dict[str, Group]:
+        """The sums by language, the largest first; languages of less than a hundredth of the text together."""
+        found = [(name, group) for (kind, name), group in self.groups.items() if kind == "language"]
+        found.sort(key=lambda pair: (-pair[1].bytes, pair[0]))
+        large = {name: group for name, group in found if group.bytes >= size / 100}
+        for name, group in found:
+            if name not in large:
+                large.setdefault(OTHERS, Group()).include(group)
+        return large
+
     def shown(self, number: int) -> dict[str, Any]:
         """A token for people."""
-        text = self.tokenizer.token_bytes[number].decode(errors="replace")
+        text = self.tokenizer.token_bytes[number].decode(errors="backslashreplace")
         return {"id": number, "text": text, "used": int(self.used[number])}
 
 

@@ -78,7 +78,10 @@ def spans(marks: NDArray[np.bool_], counts: Ints, width: int) -> Iterator[tuple[
 
 
 def report(frequent: Sequence[tuple[int, int]], sketches: Sequence[Mapping[str, Path]], counts: str) -> Iterator[bytes]:
-    """A line for each, with its first occurrence: {"occurrences", "document", "number"}."""
+    """A line for each, with its first occurrence: {"occurrences", "document", "number", "length"}.
+
+    What stands one after the other, equally often, is one line, and `length` says how many it is of.
+    """
     sizes = np.concatenate([np.zeros(0, dtype=np.int64), *(np.fromfile(s[counts], dtype="<i8") for s in sketches)])
     ends = np.cumsum(sizes)
     documents = np.searchsorted(ends, np.array([place for _, place in frequent], dtype=np.int64), side="right")
@@ -91,10 +94,22 @@ def report(frequent: Sequence[tuple[int, int]], sketches: Sequence[Mapping[str, 
             listed = json.loads(sketch["names"].read_bytes().decode("utf-8", "surrogatepass"))
             names.update({number: listed[number - start] for number in inside.tolist()})
         start += size
+    row: dict[str, Any] = {}
     for (size, place), document in zip(frequent, documents.tolist(), strict=True):
         number = place - int(ends[document] - sizes[document])
-        row = {"occurrences": size, "document": names[document], "number": number}
-        yield json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        fresh = {"occurrences": size, "document": names[document], "number": number, "length": 1}
+        if row and fresh == {**row, "number": row["number"] + row["length"], "length": 1}:
+            row["length"] += 1
+            continue
+        if row:
+            yield _line(row)
+        row = fresh
+    if row:
+        yield _line(row)
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def _slice(

@@ -55,8 +55,18 @@ class Signer:
 
     def signatures(self, texts: Sequence[str]) -> Signatures:
         """[D, places] one for each text; the same as one by one, and faster."""
-        found = [self.minhash(*self.shingled(group)) for group in _groups(texts)]
-        return np.concatenate(found) if found else np.zeros((0, self.places), dtype=np.uint32)
+        return self.sketches(texts)[0]
+
+    def sketches(self, texts: Sequence[str], *, sets: bool = False) -> tuple[Signatures, list[Hashes]]:
+        """([D, places] the signatures, and if asked for the different shingles of each text in order)."""
+        signatures = [np.zeros((0, self.places), dtype=np.uint32)]
+        shingles: list[Hashes] = []
+        for group in _groups(texts):
+            hashes, counts = self.shingled(group)
+            signatures.append(self.minhash(hashes, counts))
+            if sets:
+                shingles.extend(map(np.unique, np.split(hashes, np.cumsum(counts)[:-1])))
+        return np.concatenate(signatures), shingles
 
     def shingles(self, text: str) -> Hashes:
         """[S] hashes of the different shingles, in order; of all words together if there are fewer."""

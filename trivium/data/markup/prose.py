@@ -67,8 +67,8 @@ def unwrapped(text: str) -> str:
 
 
 def _joined(paragraph: str) -> str:
-    lines = [line.rstrip() for line in paragraph.split("\n")]
-    if len(lines) < 2 or any(line[:1] in " \t" for line in lines[1:]) or lines[0].startswith("## "):
+    lines = [line.rstrip() for line in paragraph.strip("\n").split("\n")]
+    if len(lines) < 2 or any(line[:1].isspace() for line in lines[1:]) or lines[0].startswith("## "):
         return "\n".join(lines)
     whole = lines[:-1]
     lengths = sorted(map(len, whole))

@@ -27,7 +27,9 @@ _BLOCKS = frozenset(_PARAGRAPHS.split())
 _TYPE = "{http://www.idpf.org/2007/ops}type"
 _NOT_TYPES = "toc landmarks page-list pagebreak index cover titlepage copyright-page noteref backlink"
 _NOT_TEXT = frozenset(_NOT_TYPES.split())
-_MOST_DEPTH = 300
+_MOST_DEPTH = 200
+_CONTENTS_DEPTH = 10
+_LEAST_LINKS = 5
 
 
 def page(raw: bytes, where: str | Path) -> _Element:
@@ -50,13 +52,26 @@ def page_text(root: _Element) -> str:
     body = child(root, "body")
     blocks = _Blocks()
     blocks.walk(root if body is None else body, 0)
-    return tidy("\n\n".join(blocks.finish()))
+    parts: list[str] = []
+    for block in blocks.finish():
+        listed = bool(parts) and block.startswith("- ") and parts[-1].startswith("- ")
+        parts += ["\n" if listed else "\n\n", block]
+    return tidy("".join(parts))
 
 
 def kind(element: _Element) -> set[str]:
     """What an element says it is: `epub:type` and `role`."""
     words = f"{element.get(_TYPE, '')} {element.get('role', '').replace('doc-', '')}"
     return set(words.split())
+
+
+def _is_contents(element: _Element) -> bool:
+    """Whether a list is a table of contents: links, and next to nothing else."""
+    links = [part for part in element.iter() if name(part) == "a" and part.get("href")]
+    if len(links) < _LEAST_LINKS:
+        return False
+    linked = sum(len("".join(link.itertext()).strip()) for link in links)
+    return linked > 0.9 * sum(len(word.strip()) for word in element.itertext())
 
 
 class _Blocks:
@@ -88,6 +103,8 @@ class _Blocks:
             self._words.append(entity_text(part))
         elif tag in _DROPPED or kind(part) & _NOT_TEXT or part.get("hidden") is not None:
             return
+        elif tag in ("ul", "ol") and depth < _CONTENTS_DEPTH and _is_contents(part):
+            self._end()
         elif len(tag) == 2 and tag[0] == "h" and tag[1] in "123456":
             self._heading(part, int(tag[1]), depth)
         elif tag == "br":

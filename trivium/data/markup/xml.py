@@ -18,6 +18,9 @@ from trivium.errors import DataError
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
+ELEMENT_BYTES = 16 << 20
+"""Longest article or page; held as a tree it takes up to twenty times as much."""
+
 _HEAD = 1 << 16
 _ENTITY = re.compile(rb"<!ENTITY|<\0!\0E\0N\0T\0I\0T\0Y\0|\0<\0!\0E\0N\0T\0I\0T\0Y")
 

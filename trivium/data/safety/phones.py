@@ -10,16 +10,16 @@ from typing import Any
 from trivium.data.safety.findings import Finding, any_word, digits_of, near
 from trivium.data.safety.packages import phonenumbers
 
-_SIGN = r"[ .\-/()\u00a0\u2010-\u2013]"
+_SIGN = r"(?:\.|[ \-/()\u00a0\u2010-\u2013]{0,3})"
 _CANDIDATE = re.compile(
-    rf"(?<![\w.,$€£#=-])(?:\+|00|\()?\+?\d(?:{_SIGN}{{0,3}}\d){{6,16}}+(?!{_SIGN}{{0,3}}\d)"
+    rf"(?<![\w.,$€£#=-])(?:\+|00|\()?\+?\d(?:{_SIGN}\d){{6,16}}+(?!{_SIGN}\d)"
     r"(?:\s?(?:x|ext\.?)\s?\d{1,5})?(?![\w]|[.,:/]\d)"
 )
 """A run of more digits than any number has is a table."""
 _WORDS = (
     "phone", "phones", "telephone", "tel", "telefon", "tél", "téléphone", "teléfono", "telefono", "telefone", "mobile",
     "mobil", "cell", "cellphone", "handy", "fax", "call", "called", "calls", "text", "sms", "whatsapp", "dial", "ring",
-    "contact", "reach", "hotline", "móvil", "portable", "cellulare", "rufnummer", "ph", "m", "t",
+    "contact", "reach", "hotline", "móvil", "portable", "cellulare", "rufnummer", "ph",
 )  # fmt: skip
 _CALLED = any_word(_WORDS)
 _DATE = re.compile(

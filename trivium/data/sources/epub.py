@@ -167,7 +167,7 @@ def _document(body: str, metadata: _Element | None, file: InputFile) -> Document
     ids = [] if metadata is None else [text_of(part) for part in children(metadata, "identifier")]
     isbn = next((found[0] for text in ids if (found := _ISBN.fullmatch(re.sub(r"(?i)urn:|isbn|[:\s-]", "", text)))), "")
     people = [] if metadata is None else [text_of(part) for part in children(metadata, "creator")]
-    identity = f"isbn:{isbn}" if isbn else next(filter(None, ids), file.name)
+    identity = f"isbn:{isbn}" if isbn else next((text for text in ids if len(text) > 7), file.name)
     meta = {
         "title": first("title"),
         "author": "; ".join(filter(None, people)),

@@ -15,7 +15,7 @@ from trivium.data.intake import InputFile, Intake
 from trivium.data.markup.articles import article_text, inline
 from trivium.data.markup.licences import licence_name
 from trivium.data.markup.sections import heading, sections, tidy
-from trivium.data.markup.xml import child, children, elements, name, text_of
+from trivium.data.markup.xml import ELEMENT_BYTES, child, children, elements, name, text_of
 from trivium.data.plain import packed
 from trivium.errors import DataError
 
@@ -40,7 +40,7 @@ def recognises(head: bytes) -> bool:
 def documents(file: InputFile, intake: Intake) -> Iterator[Document]:
     """One document for each article."""
     found = False
-    for element in elements(file.path, _KINDS, limit=intake.row_bytes):
+    for element in elements(file.path, _KINDS, limit=min(ELEMENT_BYTES, intake.row_bytes)):
         found = True
         where = f"{file.path}:{element.sourceline}"
         document = _paper(element, file, where) if name(element) == "article" else _record(element, where)

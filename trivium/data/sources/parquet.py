@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trivium.data.intake import InputFile, Intake, Row, Span
+from trivium.data.sources.arrow import rows_of
 from trivium.errors import DataError
 
 EXTENSIONS = (".parquet",)
@@ -37,9 +38,8 @@ def rows(file: InputFile, intake: Intake) -> Iterator[Row]:
         with parquet.ParquetFile(file.path) as table:
             groups = list(range(file.span.start, file.span.end)) if file.span else None
             for batch in table.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(values, f"{file.path}, row {number}", f"{file.name}:{number}")
+                yield from rows_of(batch, number, file, intake)
+                number += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         where = f"{file.path}, row {number + 1}" if number else file.path
         intake.reject(

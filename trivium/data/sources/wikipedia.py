@@ -24,7 +24,7 @@ from trivium.data.documents import Document
 from trivium.data.intake import InputFile, Intake, Span
 from trivium.data.markup.sections import sections
 from trivium.data.markup.wikitext import CATEGORIES, FILES, plain_text
-from trivium.data.markup.xml import child, children, elements, name, text_of
+from trivium.data.markup.xml import ELEMENT_BYTES, child, children, elements, name, text_of
 from trivium.data.plain import damaged, head_of, packed
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def documents(file: InputFile, intake: Intake) -> Iterator[Document]:
     """The articles, in the order of the dump."""
     site = _site(file.path)
     stream = None if file.span is None else _part(file.path, file.span)
-    for element in elements(file.path, ("siteinfo", "page"), limit=intake.row_bytes, stream=stream):
+    for element in elements(file.path, ("siteinfo", "page"), limit=min(ELEMENT_BYTES, intake.row_bytes), stream=stream):
         if name(element) == "siteinfo":
             continue
         line = f"{file.path}:{element.sourceline}" if file.span is None else str(file.path)

@@ -60,7 +60,7 @@ class MinHash(CorpusStep):
 
     def sketch(self, documents: Sequence[Document]) -> Mapping[str, bytes]:
         texts = [document.text for document in documents]
-        signatures = self._signer.signatures(texts)
+        signatures, shingles = self._signer.sketches(texts, sets=self._exactly)
         rows = self.config.rows
         bands = [band_keys(signatures[:, band * rows : (band + 1) * rows]) for band in range(self.config.bands)]
         found = {
@@ -69,9 +69,8 @@ class MinHash(CorpusStep):
             "signatures": signatures.astype("<u4").tobytes(),
             **roster(documents, keep=self.config.keep, field=self.config.field),
         }
-        if self.config.verify == "exact":
-            shingles = [self._signer.shingles(text).astype("<u8") for text in texts]
-            found["shingles"] = b"".join(each.tobytes() for each in shingles)
+        if self._exactly:
+            found["shingles"] = b"".join(each.astype("<u8").tobytes() for each in shingles)
             found["shingle_counts"] = np.array([len(each) for each in shingles], dtype="<i8").tobytes()
         return found
 

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from trivium.artifacts.writer import write_plain
 from trivium.config import StrictModel
 from trivium.data.documents import Document
+from trivium.data.safety.linear import LinearClassifier, is_linear
 from trivium.data.safety.moderation import (
     Classifier,
     ModelClassifier,
@@ -43,7 +44,7 @@ class Moderate(CorpusStep):
         """Settings of `moderate`; one of `model`, `words` and `classifier` says who judges."""
 
         model: str | None = None
-        """Model folder that gives labels to texts; recipes/moderation.yaml trains one."""
+        """Folder of a model that gives labels to texts, or of a linear classifier; both are trained here."""
         words: str | None = None
         """YAML file with a list of words for each category."""
         classifier: str | None = None
@@ -134,7 +135,9 @@ class Moderate(CorpusStep):
     def _made(self) -> Classifier:
         config = self.config
         if self._classifier is None:
-            if config.model is not None:
+            if config.model is not None and is_linear(config.model):
+                self._classifier = LinearClassifier(config.model)
+            elif config.model is not None:
                 self._classifier = ModelClassifier(config.model, pieces=config.pieces)
             elif config.words is not None:
                 self._classifier = WordClassifier(config.words)
