@@ -322,3 +322,15 @@ def test_a_model_that_writes_is_measured_on_pairs(tmp_path: Path, capsys: pytest
     assert json.loads(capsys.readouterr().out)["rows"] == 5
     with pytest.raises(TriviumError, match="columns for a pair"):
         evaluate_folder(run.final, write_rows(tmp_path / "other.jsonl", [{"text": "x"}]))
+
+
+@pytest.mark.parametrize("case", ["labels", "several", "numbers", "words", "questions"])
+def test_preflight_overfits_rows_with_labels(case: str, runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from trivium.config import resolve
+
+    recipe = resolve(runs(case) / "config.yaml").recipe.model_dump(mode="json")
+    before = sorted((runs(case).parent).iterdir())
+    tv.train({**recipe, "name": "rehearsed", "train": {**recipe["train"], "lr": 1e-2}}, preflight=True)
+    said = capsys.readouterr().out
+    assert "ok   labels: " in said and "ok   learning: " in said
+    assert sorted((runs(case).parent).iterdir()) == before
