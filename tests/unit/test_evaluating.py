@@ -290,3 +290,47 @@ def test_eval_of_a_model_without_such_a_head(tmp_path: Path) -> None:
     save_model(tmp_path, model.config, model.state_dict())
     with pytest.raises(ModelError, match="no head for labels"):
         evaluate_folder(tmp_path, tmp_path / "x.jsonl")
+
+
+def test_a_model_that_writes_is_measured_on_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trivium.tokenizers.train import train_bpe
+
+    pairs = [{"source": f"{word} {word}", "target": word} for word in ("cat", "dog", "fox", "hen") for _ in range(8)]
+    data = write_rows(tmp_path / "pairs.jsonl", pairs)
+    train_bpe([pair["source"] for pair in pairs], vocab_size=300).save(tmp_path / "tokenizer")
+    shape = {"vocab_size": 300, "hidden_size": 32, "num_heads": 2, "head_dim": 16, "intermediate_size": 64}
+    run = tv.train(
+        {
+            "name": "pairs",
+            "runs": str(tmp_path / "runs"),
+            "method": "seq2seq",
+            "model": {"preset": "t5-1m", "config": {**shape, "num_layers": 1, "num_decoder_layers": 1}},
+            "tokenizer": str(tmp_path / "tokenizer"),
+            "data": {"train": str(data), "sequence_length": 64},
+            "train": {"steps": 60, "batch_size": 8, "lr": 1e-2, "schedule": "constant", "threads": 1},
+        }
+    )
+    found = evaluate_folder(run.folder, data)
+    metrics = found.summary["metrics"]
+    assert metrics["exact"]["value"] > 0.7 and metrics["copied"]["value"] == 0
+    assert metrics["rougeL"]["low"] <= metrics["rougeL"]["value"] <= metrics["rougeL"]["high"]
+    assert found.folder is not None
+    lines = (found.folder / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == len(pairs) and json.loads(lines[0])["true"] == "cat"
+    assert "ROUGE-L" in (run.folder / "report.html").read_text()
+    assert command(["eval", str(run.final), str(data), "--rows", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 5
+    with pytest.raises(TriviumError, match="columns for a pair"):
+        evaluate_folder(run.final, write_rows(tmp_path / "other.jsonl", [{"text": "x"}]))
+
+
+@pytest.mark.parametrize("case", ["labels", "several", "numbers", "words", "questions"])
+def test_preflight_overfits_rows_with_labels(case: str, runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from trivium.config import resolve
+
+    recipe = resolve(runs(case) / "config.yaml").recipe.model_dump(mode="json")
+    before = sorted((runs(case).parent).iterdir())
+    tv.train({**recipe, "name": "rehearsed", "train": {**recipe["train"], "lr": 1e-2}}, preflight=True)
+    said = capsys.readouterr().out
+    assert "ok   labels: " in said and "ok   learning: " in said
+    assert sorted((runs(case).parent).iterdir()) == before

@@ -9,8 +9,8 @@ import typer
 
 from trivium.cli.complete import complete_override, complete_recipe
 from trivium.cli.data_audit import audit
-from trivium.cli.data_classifier import classifier
 from trivium.cli.data_augment import augment
+from trivium.cli.data_classifier import classifier
 from trivium.cli.data_convert import convert
 from trivium.cli.data_crawl import crawl
 from trivium.cli.data_look import look

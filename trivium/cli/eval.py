@@ -1,4 +1,4 @@
-"""`trivium eval`: what a trained model is worth on labelled data."""
+"""`trivium eval`: what a trained model is worth on labelled data or pairs of texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trivium.cli.output import Json, show
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
-    data: Annotated[Path, typer.Argument(help="Labelled data: jsonl, csv, parquet or CoNLL.")],
+    data: Annotated[Path, typer.Argument(help="Labelled data or pairs: jsonl, csv, parquet or CoNLL.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -25,12 +25,15 @@ def evaluate(
     calibrate: Annotated[
         Path | None, typer.Option(help="Write the model with temperature and thresholds fitted on this data here.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the resamples behind the intervals.")] = 0,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Of a model that writes text: measure so many; default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the resamples behind the intervals, and of --rows.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model with a head for labels, tags or answers.
+    """Measure a model: its labels, tags or answers, or the texts it writes for the sources of pairs.
 
     Every figure comes with the interval that holds it in 95 of 100 resamples of the rows.
     """
@@ -46,6 +49,7 @@ def evaluate(
         device=device,
         threads=threads,
         seed=seed,
+        rows=rows,
     )
     places = {"folder": found.folder, "calibrated": found.calibrated}
     written = {key: str(place) for key, place in places.items() if place is not None}

@@ -110,18 +110,23 @@ def rows_as_json(rows: Sequence[InspectedSequence]) -> list[dict[str, Any]]:
 
 def rows_as_html(rows: Sequence[InspectedSequence], *, title: str = "Rows as the model sees them") -> str:
     """A page of its own: no scripts, nothing loaded; all text is escaped."""
-    shown = html.escape(title)
     body = "\n".join(
         f"<section><h2>{html.escape(row.title)}</h2><p class=row>{_spans(row)}</p></section>" for row in rows
     )
     with_loss = any(row.loss is not None for row in rows)
     scale = "green: expected by the model, red: a surprise" if with_loss else "coloured: trained"
+    lead = f"Grey tokens are read and not trained; {scale}. Point at a token for its numbers."
+    return plain_page(title, f"<p>{lead}</p>\n{body}", style=_STYLE)
+
+
+def plain_page(title: str, body: str, *, style: str) -> str:
+    """A page with this heading that may load nothing and run nothing; `body` is HTML."""
+    shown = html.escape(title)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{shown}</title>\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style></head>\n'
-        f"<body><h1>{shown}</h1>\n<p>Grey tokens are read and not trained; {scale}. "
-        f"Point at a token for its numbers.</p>\n{body}\n</body></html>\n"
+        f'<meta name="viewport" content="width=device-width">\n<style>{style}</style></head>\n'
+        f"<body><h1>{shown}</h1>\n{body}\n</body></html>\n"
     )
 
 

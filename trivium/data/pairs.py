@@ -48,20 +48,25 @@ def encode_row(
     """Two sequences, source and target, of which the target is trained. DataError names the row and the fix."""
     if shape != "auto":
         raise DataError("pairs have no shapes", where=row.where, value=f"format: {shape}", fix="leave format out")
-    values = row.values
-    if isinstance(values.get("translation"), Mapping):
-        values = {**values, **values["translation"]}
-    source, target = _columns(row, values, pairs)
-    prefix = pairs.prefix if pairs else ""
-    ids = tokenizer.encode(prefix + _text(row, values, source))
-    written = target_frame(tokenizer).around(np.array(tokenizer.encode(_text(row, values, target)), dtype=np.int64))
-    intake.formats[f"{source} -> {target}"] += 1
-    for name in row.values.keys() - {source, target, "translation"} - _METADATA:
-        intake.formats[f"field {name!r} is not used"] += 1
+    source, target = pair_of(row, intake=intake, pairs=pairs)
+    ids = tokenizer.encode(source)
+    written = target_frame(tokenizer).around(np.array(tokenizer.encode(target), dtype=np.int64))
     return Sample(
         row.name,
         [TokenSequence(ids, [False] * len(ids)), TokenSequence(written.tolist(), [True] * len(written))],
     )
+
+
+def pair_of(row: Row, *, intake: Intake, pairs: PairSettings | None = None) -> tuple[str, str]:
+    """The text to read, behind its prefix, and the text to write; DataError names the row and the fix."""
+    values = row.values
+    if isinstance(values.get("translation"), Mapping):
+        values = {**values, **values["translation"]}
+    source, target = _columns(row, values, pairs)
+    intake.formats[f"{source} -> {target}"] += 1
+    for name in row.values.keys() - {source, target, "translation"} - _METADATA:
+        intake.formats[f"field {name!r} is not used"] += 1
+    return (pairs.prefix if pairs else "") + _text(row, values, source), _text(row, values, target)
 
 
 def _columns(row: Row, values: Mapping[str, Any], pairs: PairSettings | None) -> tuple[str, str]:

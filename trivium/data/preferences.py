@@ -106,7 +106,9 @@ def _read_conversations(row: Row) -> Pair:
 
 def _read_alpaca(row: Row) -> Pair:
     """LLaMA-Factory's instruction, input and the two answers."""
-    given: dict[str, Any] = {name: row.values[name] for name in ("instruction", "input", "system", "history") if name in row.values}
+    given: dict[str, Any] = {
+        name: row.values[name] for name in ("instruction", "input", "system", "history") if name in row.values
+    }
     pair = [ALPACA.read(Row({**given, "output": row.values[side]}, row.where, row.name)) for side in _SIDES]
     return _both(pair[0].messages[:-1], pair[0].messages[-1:], pair[1].messages[-1:], row)
 

@@ -1,4 +1,4 @@
-"""Measuring a trained model on labelled data: `trivium eval`, and what a run does at its end.
+"""Measuring a trained model on labelled data or pairs of texts: `trivium eval`, and what a run does at its end.
 
 Results are an artifact of kind "evaluation": `metrics.json`, `predictions.jsonl` and, where labels can be confused,
 `confusion.svg`. Those of a run lie in its folder `eval` and are shown in its report.
@@ -21,6 +21,7 @@ from trivium.artifacts.writer import write_artifact, write_file
 from trivium.data.sealing import seal_of
 from trivium.errors import ConfigError, ModelError
 from trivium.evaluation.labelled import KINDS, Evaluation, evaluate
+from trivium.evaluation.written import evaluate_pairs
 from trivium.inference.decisions import DECISIONS
 from trivium.inference.model import LanguageModel, load
 from trivium.models.folder import read_config
@@ -56,6 +57,7 @@ def evaluate_folder(
     device: str = "auto",
     threads: int | None = None,
     seed: int = 0,
+    rows: int | None = None,
 ) -> Evaluated:
     """Measures a run's final model, or any model folder, on a data file.
 
@@ -64,20 +66,29 @@ def evaluate_folder(
     name:      of the results inside a run; default: the name of the data file.
     output:    where the results are written; default: `eval/<name>` in the run, nowhere for a model folder.
     calibrate: a new model folder, the same but for the temperature and thresholds that fit this data.
+    rows:      of a model that writes text, which is slow: how many, drawn by the seed.
     """
     run = place if (place / "final" / "config.json").is_file() else None
     folder = place / "final" if run else place
     shape = read_config(folder)
-    if shape.head not in KINDS:
+    writes = shape.head == "language" and shape.kind != "encoder"
+    if shape.head not in KINDS and not writes:
         raise ModelError(
-            "this model has no head for labels, tags or answers",
+            "this model has no head for labels, tags or answers, and writes no text",
             where=folder,
             value=f"head: {shape.head}",
-            fix="train one: trivium train recipes/classification.yaml (or ner, question_answering)",
+            fix="train one: trivium train recipes/classification.yaml (or ner, question_answering, seq2seq)",
         )
     settings = data_settings(run, data, overrides, length=shape.max_positions)
     model = load(folder, device=device, threads=threads)
-    found = evaluate(model, settings.train, settings, seed=seed)
+    if writes:
+        found = evaluate_pairs(model, settings.train, settings, seed=seed, rows=rows)
+    elif rows is not None:
+        raise ModelError(
+            "only models that write text are measured on a part", value=f"--rows {rows}", fix="leave it out"
+        )
+    else:
+        found = evaluate(model, settings.train, settings, seed=seed)
     if (seal := seal_of(data, runs=run.resolve().parent if run else Path("runs"))) is not None:
         found.summary["sealed"] = seal
     target = output or (run / "eval" / (name or data.name.split(".")[0]) if run else None)

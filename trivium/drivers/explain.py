@@ -21,7 +21,7 @@ from trivium.config import resolve
 from trivium.core.callbacks import Callback
 from trivium.core.method import Update
 from trivium.data.batch import IGNORE, Batch
-from trivium.data.inspect import token_text, visible
+from trivium.data.inspect import plain_page, token_text, visible
 from trivium.drivers.session import Session, open_session
 from trivium.errors import ConfigError
 from trivium.recipe import Recipe
@@ -273,13 +273,8 @@ def explanation_as_html(found: Explanation) -> str:
         head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
         parts.append(f"<table><tr>{head}</tr>{''.join(map(_html_row, sequence.tokens))}</table>")
     parts += [f"<p>{html.escape(line)}</p>" for line in _summary(found)]
-    title = html.escape(f"{found.method}: {visible(found.text)}")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style></head>\n'
-        f"<body><h1>{title}</h1>\n<p>{html.escape(found.purpose)}</p>\n{chr(10).join(parts)}\n</body></html>\n"
-    )
+    body = "\n".join([f"<p>{html.escape(found.purpose)}</p>", *parts])
+    return plain_page(f"{found.method}: {visible(found.text)}", body, style=_STYLE)
 
 
 def _html_row(token: ExplainedToken) -> str:

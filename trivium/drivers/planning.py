@@ -159,17 +159,13 @@ def count_steps(resolved: ResolvedRecipe) -> int:
 
 def _steps_of_epochs(resolved: ResolvedRecipe) -> int:
     from trivium.core.distributed import Processes
-    from trivium.data.dataset import open_dataset
-    from trivium.drivers.session import make_loader, run_length
+    from trivium.drivers.session import make_loader, open_split, run_length
     from trivium.tokenizers.tokenizer import Tokenizer
 
     recipe = resolved.recipe
     tokenizer = Tokenizer.load(recipe.tokenizer or recipe.model.path or "")
     method = resolved.method.cls(resolved.method.config)
-    cache = Path(recipe.runs) / ".cache"
-    dataset = open_dataset(
-        recipe.data.train, kind=method.data_kind, tokenizer=tokenizer, settings=recipe.data, cache=cache
-    )
+    dataset = open_split(recipe, method, tokenizer, recipe.data.train)
     return run_length(recipe, make_loader(recipe, method, dataset, Processes()))
 
 

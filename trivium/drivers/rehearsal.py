@@ -11,6 +11,7 @@ from trivium.core.callbacks import Callback
 from trivium.core.method import Update
 from trivium.core.progress import memory_bytes, readable_bytes
 from trivium.data.batch import IGNORE, Batch, make_batch
+from trivium.data.labelled import LabelledDataset
 from trivium.drivers.forecasting import describe, session_forecast
 from trivium.errors import ConfigError, DataError
 
@@ -83,7 +84,6 @@ class Check:
 
 def preflight(session: Session) -> list[Check]:
     """Overfits eight rows and looks at masks, end of text and template; raises DataError if a check fails."""
-    samples = [session.train_data.sample(number) for number in range(min(ROWS, len(session.train_data)))]
     if session.trainer.method.data_kind == "prompts":
         raise ConfigError(
             "a preflight overfits rows of data, and this method makes its own from prompts",
@@ -94,7 +94,11 @@ def preflight(session: Session) -> list[Check]:
     if session.trainer.method.example is not None:
         batch = made_batch(session)
         checks = [check_targets(batch), check_learning(session, batch)]
+    elif isinstance(session.train_data, LabelledDataset):
+        batch = made_batch(session)
+        checks = [check_labels(session, batch), check_learning(session, batch)]
     else:
+        samples = [session.train_data.sample(number) for number in range(min(ROWS, len(session.train_data)))]
         checks = [
             check_masks(samples),
             check_end(session, samples),
@@ -153,6 +157,13 @@ def check_targets(batch: Batch) -> Check:
     counts = [int((batch.targets[start:end] != IGNORE).sum()) for start, end in batch.layout.spans()]
     share = sum(counts) / max(1, batch.tokens)
     return Check("mask", all(counts), f"trained tokens in the examples {counts[:ROWS]}, {share:.0%} of all")
+
+
+def check_labels(session: Session, batch: Batch) -> Check:
+    """The rows must have labels."""
+    counts = session.trainer.engine.counted(Update([batch], player=next(iter(session.trainer.engine.players))))
+    seen = ", ".join(f"{count:g} {unit}" for unit, count in counts.items())
+    return Check("labels", all(counts.values()), f"{seen} with a label in {batch.layout.sequences} rows")
 
 
 def check_learning(session: Session, batch: Batch) -> Check:

@@ -30,7 +30,7 @@ from trivium.data.sealing import guarded, said_of_sealed
 from trivium.drivers.word_vectors import open_word_vectors, start_embeddings
 from trivium.errors import ConfigError, ModelError
 from trivium.models.allocator import keep_freed_memory
-from trivium.models.build import build_model, family, first_problem, preset
+from trivium.models.build import build_model, first_problem, preset
 from trivium.models.config import ModelConfig
 from trivium.models.folder import load_model, read_config, with_head
 from trivium.models.huggingface import HEAD_FIELDS
@@ -233,9 +233,8 @@ def fitted_head(config: ModelConfig, wanted: Mapping[str, Any] | None) -> ModelC
     """
     if wanted is None or all(getattr(config, name) == value for name, value in wanted.items()):
         return config
-    usual = family(config.family).HEADS.get(wanted["head"])
     try:
-        return with_head(config, {**(usual.fields if usual else {}), **wanted})
+        return with_head(config, wanted)
     except ValidationError as error:
         raise ConfigError(**first_problem(error, where="method")) from None
 
@@ -244,28 +243,30 @@ def open_data(
     recipe: Recipe, method: Method, tokenizer: Tokenizer, processes: Processes
 ) -> tuple[Dataset, Dataset | None]:
     """Training and held-out data; the main process tokenises, the others read what it left."""
-    cache = Path(recipe.runs) / ".cache"
-    room = recipe.data.sequence_length - method.margin(tokenizer)
-    settings = recipe.data.model_copy(update={"sequence_length": room})
-
-    def opened(sources: list[Source], like: Dataset | None = None) -> Dataset:
-        return open_dataset(
-            sources,
-            kind=method.data_kind,
-            tokenizer=tokenizer,
-            settings=settings,
-            cache=cache,
-            like=like,
-            bare=method.bare,
-        )
-
     if not processes.main:
         processes.barrier()
-    train = guarded(opened(recipe.data.train), recipe, tokenizer)
-    validation = opened(recipe.data.validation, train) if recipe.data.validation else None
+    train = guarded(open_split(recipe, method, tokenizer, recipe.data.train), recipe, tokenizer)
+    held_out = recipe.data.validation
+    validation = open_split(recipe, method, tokenizer, held_out, like=train) if held_out else None
     if processes.main:
         processes.barrier()
     return train, validation
+
+
+def open_split(
+    recipe: Recipe, method: Method, tokenizer: Tokenizer, sources: list[Source], *, like: Dataset | None = None
+) -> Dataset:
+    """The data of one split as the method wants it; `like` gives the labels."""
+    room = recipe.data.sequence_length - method.margin(tokenizer)
+    return open_dataset(
+        sources,
+        kind=method.data_kind,
+        tokenizer=tokenizer,
+        settings=recipe.data.model_copy(update={"sequence_length": room}),
+        cache=Path(recipe.runs) / ".cache",
+        like=like,
+        bare=method.bare,
+    )
 
 
 def make_loader(recipe: Recipe, method: Method, dataset: Dataset, processes: Processes) -> Loader:

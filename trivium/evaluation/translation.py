@@ -6,33 +6,67 @@ ROUGE (Lin 2004) is computed here: the usual Python package for it is no longer 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from trivium.errors import TriviumError
+from trivium.evaluation.intervals import Figure, Floats, with_intervals
 
 
 @dataclass(frozen=True)
 class Scores:
-    """values: figures from 0 to 100 by name. signatures: how BLEU and chrF were computed. samples: number of texts."""
+    """How near the texts are.
+
+    values:     by name, 0 to 100; `exact` and `copied` are shares, 0 to 1.
+    signatures: how BLEU and chrF were computed.
+    samples:    number of texts.
+    figures:    the values with their intervals, if they were asked for.
+    """
 
     values: Mapping[str, float]
     signatures: Mapping[str, str]
     samples: int
+    figures: Mapping[str, Figure]
 
 
-def generation_scores(sources: Sequence[str], targets: Sequence[str], outputs: Sequence[str]) -> Scores:
-    """BLEU, chrF, ROUGE-1, ROUGE-2 and ROUGE-L of `outputs` against `targets`, and how many are a copy of the source.
+def generation_scores(
+    sources: Sequence[str], targets: Sequence[str], outputs: Sequence[str], *, resamples: int = 0, seed: int = 0
+) -> Scores:
+    """BLEU, chrF, ROUGE-1, ROUGE-2 and ROUGE-L of `outputs` against `targets`, how many are right to the letter, and
+    how many are a copy of the source.
 
-    sources, targets, outputs: one of each for every sample. Needs sacrebleu (`pip install trivium[evaluation]`).
+    sources, targets, outputs: one of each for every sample. resamples: of the rows, for intervals (Koehn 2004).
+    Needs sacrebleu (`pip install trivium[evaluation]`).
     """
     if not targets or len({len(sources), len(targets), len(outputs)}) > 1:
         raise TriviumError(
             "each sample needs a source, a target and an output",
             value=f"{len(sources)} sources, {len(targets)} targets, {len(outputs)} outputs",
         )
+    figures, signatures = _corpus_scores(targets, outputs, resamples)
+    pairs = [(_words(output), _words(target)) for output, target in zip(outputs, targets, strict=True)]
+    rows = {f"rouge{size}": [100 * rouge_n(*pair, size) for pair in pairs] for size in (1, 2)}
+    rows["rougeL"] = [100 * rouge_l(*pair) for pair in pairs]
+    rows["exact"] = [float(output.strip() == target.strip()) for output, target in zip(outputs, targets, strict=True)]
+    rows["copied"] = [float(output.strip() == source.strip()) for output, source in zip(outputs, sources, strict=True)]
+
+    def means(weights: Floats) -> dict[str, Floats]:
+        return {name: (weights @ np.array(row)) / weights.sum(1) for name, row in rows.items()}
+
+    figures |= with_intervals(means, len(targets), seed=seed, resamples=resamples)
+    values = {name: figure.value for name, figure in figures.items()}
+    return Scores(values, signatures, len(targets), figures)
+
+
+def _corpus_scores(
+    targets: Sequence[str], outputs: Sequence[str], resamples: int
+) -> tuple[dict[str, Figure], dict[str, str]]:
+    """BLEU and chrF of all texts together, by sacrebleu; it draws its resamples itself."""
     try:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
@@ -40,18 +74,14 @@ def generation_scores(sources: Sequence[str], targets: Sequence[str], outputs: S
         raise TriviumError(
             "BLEU and chrF need the package sacrebleu", fix="pip install 'trivium[evaluation]'"
         ) from None
-    values: dict[str, float] = {}
+    figures: dict[str, Figure] = {}
     signatures: dict[str, str] = {}
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        values[name] = float(metric.corpus_score(list(outputs), [list(targets)]).score)
+        score = metric.corpus_score(list(outputs), [list(targets)], n_bootstrap=max(1, resamples))
+        middle, half = (float(score._mean), float(score._ci)) if resamples else (math.nan, math.nan)
+        figures[name] = Figure(float(score.score), middle - half, middle + half)
         signatures[name] = str(metric.get_signature())
-    pairs = [(_words(output), _words(target)) for output, target in zip(outputs, targets, strict=True)]
-    for size in (1, 2):
-        values[f"rouge{size}"] = _mean([rouge_n(output, target, size) for output, target in pairs])
-    values["rougeL"] = _mean([rouge_l(output, target) for output, target in pairs])
-    copied = [output.strip() == source.strip() for source, output in zip(sources, outputs, strict=True)]
-    values["copied"] = _mean([float(each) for each in copied])
-    return Scores(values, signatures, len(targets))
+    return figures, signatures
 
 
 def rouge_n(output: Sequence[str], target: Sequence[str], size: int) -> float:
@@ -79,7 +109,3 @@ def _f1(common: int, found: int, wanted: int) -> float:
 def _words(text: str) -> list[str]:
     """Words in lower case; in all scripts, unlike the usual package, which knows ASCII only."""
     return re.findall(r"\w+", text.lower())
-
-
-def _mean(values: Sequence[float]) -> float:
-    return 100 * sum(values) / len(values)

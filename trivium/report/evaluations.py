@@ -34,6 +34,12 @@ _NAMES = {
     "recall": "Recall",
     "f1_answerable": "F1 where there is an answer",
     "f1_unanswerable": "F1 where there is none",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "copied": "Copies of the source",
 }
 _COLUMNS = {
     "precision": "precision",
@@ -47,7 +53,7 @@ _COLUMNS = {
     "pearson": "Pearson",
     "spearman": "Spearman",
 }
-_SHARES = {"accuracy", "exact", "exact_match"}
+_SHARES = {"accuracy", "exact", "exact_match", "copied"}
 
 
 def evaluations(folder: Path) -> list[Row]:

@@ -1,0 +1,56 @@
+"""What a model that answers texts with texts is worth: its answers beside the wanted ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trivium.data.intake import Intake
+from trivium.data.pairs import pair_of
+from trivium.data.reading import read_rows
+from trivium.errors import DataError
+from trivium.evaluation.labelled import MISTAKES, Evaluation
+from trivium.evaluation.translation import generation_scores
+
+if TYPE_CHECKING:
+    from trivium.inference.model import LanguageModel
+    from trivium.recipe import DataSection, Source
+
+RESAMPLES = 300
+"""Of BLEU and chrF: sacrebleu takes seconds for a thousand."""
+
+
+def evaluate_pairs(
+    model: LanguageModel, sources: Sequence[Source], settings: DataSection, *, seed: int = 0, rows: int | None = None
+) -> Evaluation:
+    """Answers the source of each pair by the model's own settings, and compares with its target.
+
+    rows: measure so many, drawn by the seed; default: all.
+    """
+    intake = Intake(settings.on_error)
+    pairs = [
+        pair_of(row, intake=intake, pairs=settings.pairs) for source in sources for row in read_rows(source, intake)
+    ]
+    if not pairs:
+        raise DataError("no pair is left to measure", value=dict(intake.quarantined), fix="check the data")
+    total = len(pairs)
+    if rows is not None and rows < total:
+        pairs = [pairs[number] for number in sorted(random.Random(seed).sample(range(total), rows))]
+    asked, wanted = zip(*pairs, strict=True)
+    written = [answer.text for answer in model.answers(list(asked))]
+    scores = generation_scores(asked, wanted, written, resamples=RESAMPLES, seed=seed)
+    predictions = [
+        {"source": source, "true": target, "predicted": answer}
+        for source, target, answer in zip(asked, wanted, written, strict=True)
+    ]
+    summary = {
+        "kind": "pairs",
+        "rows": len(pairs),
+        "data": {"input": total + sum(intake.quarantined.values()), "kept": total, **intake.summary()},
+        "metrics": {name: figure.as_dict() for name, figure in scores.figures.items()},
+        "per_label": {},
+        "signatures": dict(scores.signatures),
+        "samples": predictions[:MISTAKES],
+    }
+    return Evaluation(summary, predictions)
