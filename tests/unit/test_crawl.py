@@ -487,3 +487,9 @@ def test_the_command_line(site: Site, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["pages"] == 2
+
+
+@pytest.mark.parametrize("agent", ["my crawler", "crawler/1.0", "", "a\n"])
+def test_a_name_that_robots_files_cannot_hold_is_refused(agent: str) -> None:
+    with pytest.raises(ConfigError, match="letters, hyphens and underscores"):
+        CrawlSettings(agent=agent)
