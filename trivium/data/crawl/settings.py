@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from trivium.config import StrictModel
-from trivium.errors import ConfigError
 
 
 class CrawlSettings(StrictModel):
@@ -18,7 +16,7 @@ class CrawlSettings(StrictModel):
     """Address (e-mail or web page) under which site owners reach you; sent with every request."""
 
     agent: str = "trivium"
-    """Name under which robots.txt files speak of this crawler."""
+    """Name under which robots.txt files speak of this crawler: letters, hyphens and underscores (RFC 9309)."""
 
     pages: int = Field(1000, ge=1)
     """Pages to store in all."""
@@ -79,15 +77,3 @@ class CrawlSettings(StrictModel):
 
     previous: Path | None = None
     """Folder of an earlier crawl; pages that did not change since are taken from there."""
-
-    @field_validator("agent")
-    @classmethod
-    def _is_a_product_token(cls, agent: str) -> str:
-        if re.fullmatch("[A-Za-z_-]+", agent) is None:
-            raise ConfigError(
-                "the name of a crawler is letters, hyphens and underscores (RFC 9309)",
-                where="agent",
-                value=agent,
-                fix="use a name such as my-crawler; the version and the contact are added",
-            )
-        return agent
