@@ -153,6 +153,8 @@ def test_somebody_must_judge(tmp_path: Path, words: str) -> None:
         Moderate.Config()
     with pytest.raises(ValidationError, match="model and words"):
         Moderate.Config(model="m", words=words)
+    with pytest.raises(ValidationError, match="your own class"):
+        Moderate.Config(words=words, settings={"worst": 7})
     assert list(Moderate(Moderate.Config(words=words)).parents()) == [Path(words)]
 
 
