@@ -39,7 +39,7 @@ def run(
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     stopped = until is not None
-    assert (done.returncode != 0) == stopped, done.stderr[-3000:]
+    assert (done.returncode != 0) == stopped, done.stderr[:6000] + "\n...\n" + done.stderr[-3000:]
     lines = (Path(recipe["runs"]) / name / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 

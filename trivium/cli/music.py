@@ -44,7 +44,7 @@ def prepare(
     made = prepare_documents(
         [Source(path=name) for name in sources], output, validation_fraction=held_out, seed=seed, on_error="quarantine"
     )
-    account = {name: made.report[name] for name in ("input", "kept", "dropped", "quarantined")}
+    account = {name: made.report[name] for name in ("input", "kept", "dropped", "merged", "quarantined")}
     if made.validation is None:
         typer.echo("note: no tune is held out; use more tunes, a larger --held-out or another --seed", err=True)
     show({"folder": str(output), **account}, as_json=as_json, text=json.dumps(account, indent=1))

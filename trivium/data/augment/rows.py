@@ -44,7 +44,7 @@ class AugmentedRows:
 
 def augment_rows(
     sources: Sequence[str | Mapping[str, Any]],
-    output: Path,
+    output: str | Path,
     *,
     steps: Sequence[str | Mapping[str, Any]],
     fields: Sequence[str] = ("text",),
@@ -56,6 +56,7 @@ def augment_rows(
     steps: names of augmenting steps, or `{name: ..., <settings>}`; each makes children of the rows as they were read.
     Raises ConfigError for a step or setting that does not exist, DataError for a row without one of the fields.
     """
+    output = Path(output)
     resolved = resolve_pipeline(
         {"output": str(output), "sources": list(sources), "steps": list(steps), "seed": seed, "on_error": on_error}
     )
