@@ -238,6 +238,13 @@ def test_pairs_that_contradict_each_other(tmp_path: Path) -> None:
         ({"prompt": "a", "generations": ["b", "c"], "ratings": [1, "x"]}, "is no number"),
         ({"prompt": "a", "response_a": "b", "response_b": "c", "winner": "nobody"}, "which answer is better"),
         ({"text": "a", "label": ""}, "label is empty"),
+        ({"completions": [{"response": "b", "score": 1}, {"response": "c", "score": 2}]}, "has no prompt"),
+        (
+            {"prompt": "a", "completions": [{"response": "b", "score": 1}, None]},
+            "a completion is no object but nothing",
+        ),
+        ({"prompt": "a", "replies": [{"text": "b", "rank": 0}, "c"]}, "a reply is no object but text"),
+        ({"prompt": "a", "b": "b", "ranking": [{"value": "b", "rank": 1}, 2]}, "a rank is no object but a number"),
         ({"context": "c", "question": "q"}, "are not converted"),
         ({"messages": TALK, "prompt": "mine", "x": 1}, "has a field 'prompt' already"),
     ],
