@@ -310,6 +310,7 @@ def test_validate(tmp_path: Path) -> None:
     assert [where.rpartition("/")[2] for where, _ in found.problems] == ["in.jsonl:2", "in.jsonl:3, messages 1"]
     assert any("several shapes" in note for note in found.notes)
     assert validate(Source(path=str(path)), shape="messages").wrong == 5
+    assert validate(Source(path=str(path)), shape="tags").wrong == 7
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -105,13 +105,20 @@ def shape_of(row: Row) -> str:
     )
 
 
+def checked_shape(row: Row, shape: str = "auto") -> str:
+    """The name of the row's shape; DataError where that is not `shape`, or none is known."""
+    if shape == "auto":
+        return shape_of(row)
+    if not SHAPES[shape].known_by(row.values):
+        actual = shape_of(row)
+        raise DataError(f"the row is not of the shape {shape}", where=row.where, value=f"it looks like {actual}")
+    return shape
+
+
 def read_item(row: Row, shape: str = "auto") -> tuple[str, Item, dict[str, Any]]:
     """(shape, what the row says, the fields it does not need). DataError names the row and the fix."""
-    name = shape_of(row) if shape == "auto" else shape
+    name = checked_shape(row, shape)
     found = SHAPES[name]
-    if not found.known_by(row.values):
-        actual = shape_of(row)
-        raise DataError(f"the row is not of the shape {name}", where=row.where, value=f"it looks like {actual}")
     if found.read is None:
         raise DataError(
             f"rows of the shape {name} stand for themselves and are not converted",
