@@ -152,7 +152,9 @@ def test_splits_that_data_came_with_stay(tmp_path):
         ({"test_from": "2024"}, "counts with by: date"),
         ({"by": "date", "test_from": "soon"}, "not a date"),
         ({"test": 0.6, "validation": 0.5}, "more is held out than there is"),
+        ({"by": "date", "test_from": "soon"}, "where: test_from"),
         ({"further": {"train": 0.5}}, "a name of its own"),
+        ({"further": {"validation": 0.5}}, "a name of its own"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
