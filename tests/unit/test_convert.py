@@ -275,6 +275,12 @@ def test_kinds_of_files(tmp_path: Path, ending: str) -> None:
         assert gzip.decompress(out.read_bytes()).count(b"\n") == 3
 
 
+def test_the_end_of_the_name_says_what_is_written(tmp_path: Path) -> None:
+    source = Source(path=str(write(tmp_path / "in.jsonl", [{"a": 1, "b": 2}])))
+    convert([source], tmp_path / "was.tsv.csv")
+    assert (tmp_path / "was.tsv.csv").read_text() == "a,b\n1,2\n"
+
+
 def test_kinds_of_files_for_other_shapes(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     for shape, to in (("ranked", "ranked"), ("kto", "kto"), ("preferences", "preferences")):
