@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trivium.data.cleaning import clean
 from trivium.data.documents import Document
+from trivium.data.filters.words import lines_of
 from trivium.data.instructions import Completion
 from trivium.data.intake import Intake, Row
 from trivium.data.look.measures import Draw, Frequent, Lengths, Repeated, key_of
@@ -181,7 +182,7 @@ class _Watch:
         found.shapes[entry.shape] += 1
         found.characters.add(len(text))
         found.words.add(len(text.split()))
-        lines = [line for line in text.split("\n") if line and not line.isspace()]
+        lines = lines_of(text)
         found.lines.add(len(lines))
         found.frequent_lines.add(
             {line.strip() for line in lines if len(line) <= _LONGEST_LINE and any(map(str.isalpha, line))}
