@@ -335,12 +335,16 @@ def odd_about(text: str, shape: str = "text") -> Iterator[str]:
 def _try(tried: Tried, step: Step, entry: Entry) -> None:
     tried.seen += 1
     document = Document(entry.id, entry.text, entry.where, entry.licence, entry.meta)
-    result = step.apply(document)
+    try:
+        result = step.apply(document)
+    except DataError as error:
+        result = error
     if isinstance(result, Document):
         tried.changed += result.text != document.text
-    elif isinstance(result, Dropped | Merged):
-        tried.reasons[result.reason] += 1
-        examples = tried.examples.setdefault(result.reason, [])
+    elif isinstance(result, Dropped | Merged | DataError):
+        reason = result.problem if isinstance(result, DataError) else result.reason
+        tried.reasons[reason] += 1
+        examples = tried.examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
-            evidence = result.evidence if isinstance(result, Dropped) else f"like {result.into}"
+            evidence = f"like {result.into}" if isinstance(result, Merged) else getattr(result, "evidence", "")
             examples.append((entry.id, evidence, " ".join(entry.text[:300].split())))
