@@ -151,24 +151,25 @@ def _account(roots: NDArray[np.int64], chosen: NDArray[Any]) -> dict[str, Any]:
 
 
 def _check(config: Split.Config) -> None:
+    """ConfigError without a place, which is then that of the step in the pipeline's file."""
     dated = [name for name in ("validation_from", "test_from") if getattr(config, name) is not None]
     if "date" in config.by and not dated:
-        raise ConfigError("by: date needs a date", where="by", fix="give test_from (or validation_from): 2024-01-01")
+        raise ConfigError("by: date needs a date", fix="give test_from (or validation_from): 2024-01-01")
     if dated and "date" not in config.by:
-        raise ConfigError(f"{dated[0]} counts with by: date", where=dated[0], fix="write by: date, or leave it out")
+        raise ConfigError(f"{dated[0]} counts with by: date", fix="write by: date, or leave it out")
     for name in dated:
-        _parsed(getattr(config, name), where=name)
+        _parsed(getattr(config, name))
     if {TRAIN, "validation", "test"}.intersection(config.further) or any(
         not 0 <= share <= 1 for share in config.further.values()
     ):
         raise ConfigError(
-            "a further split has a name of its own and a share from 0 to 1", where="further", value=config.further,
+            "a further split has a name of its own and a share from 0 to 1", value=config.further,
             fix="validation and test have settings of their own, and train takes the rest",
         )  # fmt: skip
     total = config.validation + config.test + sum(config.further.values())
     if total > 1:
         fix = "lower validation, test or further, so that they are 1 at most together"
-        raise ConfigError("more is held out than there is", where="validation", value=f"{total:g} of all", fix=fix)
+        raise ConfigError("more is held out than there is", value=f"{total:g} of all", fix=fix)
 
 
 def _day(document: Document) -> int:
@@ -186,7 +187,7 @@ def _day(document: Document) -> int:
         ) from None
 
 
-def _parsed(text: str, *, where: str | None = None) -> int:
+def _parsed(text: str) -> int:
     """Days since the year 1; a year or a month stands for its first day."""
     parts = text.strip()
     for suffix in ("", "-01", "-01-01"):
@@ -195,7 +196,7 @@ def _parsed(text: str, *, where: str | None = None) -> int:
             return moment.toordinal()
         except ValueError:
             continue
-    raise ConfigError("not a date", where=where, value=text, fix="write it as 2024-05-31")
+    raise ConfigError("not a date", value=text, fix="write it as 2024-05-31")
 
 
 def _bytes(values: Sequence[Any], dtype: str) -> bytes:
