@@ -487,3 +487,17 @@ def test_the_command_line(site: Site, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["pages"] == 2
+
+
+@pytest.mark.parametrize("agent", ["my crawler", "crawler/1.0", "", "a\n"])
+def test_a_name_that_robots_files_cannot_hold_is_refused(agent: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="letters, hyphens and underscores"):
+        crawl(["http://a.test/"], tmp_path / "out", CrawlSettings(agent=agent, contact="me@example.org"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_charset_behind_another_parameter_is_used_for_the_links(site: Site, tmp_path: Path) -> None:
+    body = '<html lang="lt"><body><a href="/ąžė">next</a></body></html>'.encode("cp1257")
+    site.add("a.test", "/", Answer(body, kind="text/html; profile=x; charset=windows-1257"))
+    run(site, tmp_path / "out", "a.test", retries=0)
+    assert "/%C4%85%C5%BE%C4%97" in site.asked("a.test")

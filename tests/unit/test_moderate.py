@@ -153,6 +153,8 @@ def test_somebody_must_judge(tmp_path: Path, words: str) -> None:
         Moderate.Config()
     with pytest.raises(ValidationError, match="model and words"):
         Moderate.Config(model="m", words=words)
+    with pytest.raises(ValidationError, match="your own class"):
+        Moderate.Config(words=words, settings={"worst": 7})
     assert list(Moderate(Moderate.Config(words=words)).parents()) == [Path(words)]
 
 
@@ -198,6 +200,8 @@ def test_a_model_of_trivium_judges_long_texts_in_pieces(tmp_path: Path) -> None:
         assert classifier.categories == ("bad",)
         scores[pieces] = classifier.scores(["the dog is bad", long, " "])
     assert scores["max"][0] == pytest.approx(scores["first"][0]) and scores["max"][0][0] > 0.5
+    foreign = "\U0001f40d" * 12 + " bad bad bad"  # fewer characters than the model reads tokens, and more bytes
+    assert len(ModelClassifier(run.final)._cut(foreign)) > 1
     assert scores["max"][1][0] > max(scores["mean"][1][0], scores["first"][1][0])
 
 

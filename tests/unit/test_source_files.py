@@ -335,3 +335,15 @@ def test_arrow(tmp_path, kind):
 
 
 # ruff: noqa: E501
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("name", ["a.mbox", "a.html"])
+def test_damaged_mailboxes_and_pages_are_messages_in_every_packing(tmp_path: Path, name: str, ending: str) -> None:
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[ending]
+    whole = pack(b"From a\nSubject: b\n\ntext\n" + bytes(range(1, 128)) * 50)
+    for damaged in (whole[: len(whole) // 2], whole[:12] + b"\xff" * 40 + whole[52:]):
+        (tmp_path / f"{name}.{ending}").write_bytes(damaged)
+        intake = Intake("quarantine")
+        list(read_documents(Source(path=str(tmp_path)), intake))
+        assert "damaged or ends in the middle" in next(iter(intake.quarantined))

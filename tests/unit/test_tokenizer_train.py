@@ -136,3 +136,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     ):
         assert run(["tokenizer", "train", "text.txt", *wrong, "--output", "w"]) == 2
     assert not (tmp_path / "w").exists()
+
+
+def test_a_token_that_only_looks_like_a_byte_is_its_spelling():
+    tokenizer = made("char-bpe", special=["<0xZZ>"])
+    assert tokenizer.token_bytes[tokenizer.vocabulary["<0xZZ>"]] == b"<0xZZ>"
+    assert tokenizer.token_bytes[tokenizer.vocabulary["<0x0A>"]] == b"\n"

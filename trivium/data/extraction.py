@@ -100,7 +100,7 @@ def decode_html(raw: bytes, *, charset: str | None = None) -> str:
         return raw.decode("utf-16-le", "replace")
     text = raw.decode("utf-8", "replace")
     wrong = text.count("\ufffd")
-    if wrong * 10 <= len(raw) - raw.translate(None, _NOT_ASCII).__len__() - 3 * wrong or wrong == 0:
+    if wrong * 10 <= len(raw) - len(raw.translate(None, _NOT_ASCII)) - 3 * wrong or wrong == 0:
         return text  # valid, or valid but for a few bytes (a page that was cut, or glued together)
     stated = _META_CHARSET.search(raw, 0, 4096)
     labels = [charset, (stated[1] or stated[2]).decode("ascii", "replace") if stated else None]

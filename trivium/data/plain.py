@@ -22,9 +22,11 @@ MOST_EXPANSION = 200
 FREE_BYTES = 128 << 20
 """What may be unpacked before that is asked."""
 
+DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
+"""What reading a packed file can raise; `damaged` makes a message of it."""
+
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
-_DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 _BLOCK = 1 << 20
 _XZ_MEMORY = 256 << 20  # xz -9 needs 65 MB; a file that asks for more is made to
 
@@ -64,7 +66,7 @@ def head_of(path: Path, size: int = 1 << 14) -> bytes:
         with open_bytes(path) as stream:
             while len(found) < size and (block := cast("io.BufferedReader", stream).read1(size - len(found))):
                 found += block
-    except (*_DAMAGED, OSError, DataError):
+    except (*DAMAGED, DataError):
         pass
     return found
 
@@ -74,7 +76,7 @@ def read_whole(path: Path, limit: int) -> bytes:
     with open_bytes(path) as stream:
         try:
             raw = stream.read(limit + 1)
-        except (*_DAMAGED, OSError) as error:
+        except DAMAGED as error:
             raise damaged(path, None, error) from error
     if len(raw) > limit:
         raise DataError("the file is too long", where=path, value=f"more than {limit:,} bytes", fix="split the file")
@@ -104,7 +106,7 @@ def lines(path: Path, intake: Intake, span: Span | None = None) -> Iterator[tupl
         while span is None or offset < span.end:
             try:
                 raw = stream.readline(intake.row_bytes + 1)
-            except (*_DAMAGED, OSError) as error:
+            except DAMAGED as error:
                 intake.reject(damaged(path, number, error))
                 return
             if not raw:
@@ -129,7 +131,7 @@ def blocks(path: Path, size: int) -> Iterator[bytes]:
         while True:
             try:
                 block = stream.read(size)
-            except (*_DAMAGED, OSError) as error:
+            except DAMAGED as error:
                 raise damaged(path, None, error) from error
             if not block:
                 return

@@ -305,7 +305,7 @@ def _name(reader: ModuleType) -> str:
 def _extensions(*, rows_only: bool = False) -> str:
     readers = [reader for reader in _readers().values() if not rows_only or hasattr(reader, "rows")]
     plain = {extension for reader in readers for extension in reader.EXTENSIONS if extension.count(".") == 1}
-    return f"{', '.join(sorted(plain))} (also packed: .gz, .zst)"
+    return f"{', '.join(sorted(plain))} (also packed: {', '.join(PACKINGS)})"
 
 
 def _exists(path: Path) -> bool:

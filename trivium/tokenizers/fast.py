@@ -139,7 +139,7 @@ def _ranks(model: Mapping[str, Any], special: set[str], letters: Mapping[str, in
     ranks = {letter: rank for rank, letter in enumerate(letters)}
     last = ""
     for merge in model["merges"]:
-        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        left, right = _pair(merge)
         made = left + right
         if made not in vocab or left not in ranks or right not in ranks:
             return None

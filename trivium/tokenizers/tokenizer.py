@@ -28,6 +28,7 @@ from trivium.errors import TokenizerError
 from trivium.tokenizers.chat import ChatTemplate, EncodedChat, Message, encode_chat, encode_generation_prompt
 from trivium.tokenizers.fast import FastEncoder, fast_encoder
 from trivium.tokenizers.files import ROLES, TokenizerFiles, read_files, write_files
+from trivium.tokenizers.special import is_single_byte
 from trivium.tokenizers.stream import ByteStream, StreamDecoder, WindowStream
 
 __all__ = ["EncodedChat", "Message", "StreamDecoder", "Tokenizer"]
@@ -334,7 +335,7 @@ class Tokenizer:
         return plain
 
     def _approximate_bytes(self, token: str) -> bytes:
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        if is_single_byte(token):
             return bytes.fromhex(token[3:5])
         return token.removeprefix("##").replace("\u2581", " ").encode()
 

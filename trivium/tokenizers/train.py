@@ -199,14 +199,19 @@ def configuration(names: Sequence[str], sequence_length: int | None) -> dict[str
     }
 
 
-def _check(names: Sequence[str], vocab_size: int) -> None:
+def check_different(names: Sequence[str]) -> None:
+    """TokenizerError for a special token that is there twice or empty."""
     double = {name for name in names if list(names).count(name) > 1}
     if double or not all(names):
         raise TokenizerError(
             "special tokens must be different and not empty",
             value=sorted(double) or list(names),
-            fix=f"leave out what is there by default: {' '.join(SPECIAL)}",
+            fix="leave out what is there by default",
         )
+
+
+def _check(names: Sequence[str], vocab_size: int) -> None:
+    check_different(names)
     if vocab_size <= len(names) + _BYTES:
         raise TokenizerError(
             f"the vocabulary must be larger than its {_BYTES} bytes and {len(names)} special tokens",

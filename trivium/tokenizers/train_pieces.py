@@ -20,7 +20,16 @@ from trivium.errors import TokenizerError
 from trivium.tokenizers.files import TokenizerFiles
 from trivium.tokenizers.templates import TRIVIUM
 from trivium.tokenizers.tokenizer import Tokenizer
-from trivium.tokenizers.train import SPECIAL, UNKNOWN, Normalise, checked, configuration, framing, normalizer
+from trivium.tokenizers.train import (
+    SPECIAL,
+    UNKNOWN,
+    Normalise,
+    check_different,
+    checked,
+    configuration,
+    framing,
+    normalizer,
+)
 
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """The special tokens of a WordPiece vocabulary, in the order of their ids."""
@@ -192,13 +201,7 @@ def _finished(
 
 
 def _check(names: Sequence[str], room: int) -> None:
-    double = {name for name in names if list(names).count(name) > 1}
-    if double or not all(names):
-        raise TokenizerError(
-            "special tokens must be different and not empty",
-            value=sorted(double) or list(names),
-            fix="leave out what is there by default",
-        )
+    check_different(names)
     if room <= len(names):
         raise TokenizerError(
             "the vocabulary has no room for pieces of words beside its special tokens and bytes",

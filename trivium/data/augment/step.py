@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -58,9 +58,6 @@ class Child:
 
     text: str
     notes: Mapping[str, Any] = field(default_factory=dict)
-
-
-Outcome = Literal["children", "unchanged", "alike", "too little similar", "too similar"]
 
 
 class Augmenter(Step):

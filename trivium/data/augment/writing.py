@@ -182,6 +182,14 @@ def units_of(text: str, unit: str) -> Units:
     return Units(tuple(text[start:end] for start, end in spans), between)
 
 
+def nth_answers(units: Sequence[str], answers: Sequence[Sequence[Answer]], number: int) -> list[str]:
+    """Each unit's answer of this number; the unit itself where there is none, or the model did not finish it."""
+    return [
+        each[number].text if number < len(each) and each[number].ended and each[number].text else unit
+        for unit, each in zip(units, answers, strict=True)
+    ]
+
+
 def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
     while start < end and text[start].isspace():
         start += 1

@@ -13,6 +13,7 @@ import datetime
 import fcntl
 import heapq
 import os
+import re
 import signal
 import threading
 import time
@@ -28,7 +29,7 @@ from trivium.data.crawl import addresses
 from trivium.data.crawl.fetching import LONGEST_WAIT, Answer, Fetcher, Trouble, retry_after
 from trivium.data.crawl.links import Found, of_page, of_sitemap
 from trivium.data.crawl.log import CrawlLog, Entry, Stored
-from trivium.data.crawl.records import digest, message, packed_content, packed_record
+from trivium.data.crawl.records import content_type, digest, message, packed_content, packed_record
 from trivium.data.crawl.robots import KEPT_SECONDS, ROBOTS_BYTES, Rules
 from trivium.data.crawl.settings import CrawlSettings
 from trivium.data.crawl.shards import Shards, read_place
@@ -43,6 +44,7 @@ KINDS = HTML | {"text/plain"}
 """Media types that are stored."""
 
 _MOST_RULES = 2000
+_REDIRECTS = (301, 302, 303, 307, 308)
 _REHEADED = {"content-encoding", "transfer-encoding", "content-length"}
 _NOT_RECORDED = {"set-cookie", "set-cookie2"}
 
@@ -89,6 +91,13 @@ def crawl(
             "a crawl must say whom site owners can reach",
             where="contact",
             fix="give an e-mail address or a web page: --contact you@example.org",
+        )
+    if re.fullmatch("[A-Za-z_-]+", settings.agent) is None:
+        raise ConfigError(
+            "the name of a crawler is letters, hyphens and underscores (RFC 9309)",
+            where="agent",
+            value=settings.agent,
+            fix="use a name such as my-crawler; the version and the contact are added",
         )
     begin = _start_urls(start)
     domains = [] if settings.any_domain else settings.domains or [domain_of(host_of(url)) for url in begin]
@@ -331,7 +340,7 @@ class _Crawler:
         status = answer.status
         if status == 304 and old is not None and self.settings.previous is not None:
             await self._store(entry, answer, read_place(self.settings.previous, old.place), old)
-        elif status in (301, 302, 303, 307, 308):
+        elif status in _REDIRECTS:
             self._redirect(entry, answer.header("location"))
         elif status in (408, 425, 429) or status >= 500:
             raise Trouble(f"status {status}", retry_after(answer.header("retry-after"), time.time()))
@@ -460,7 +469,7 @@ class _Crawler:
                 answer = await self.fetcher.get(url, limit=10 * ROBOTS_BYTES)
             except Trouble as trouble:
                 raise Trouble(f"robots.txt: {trouble}") from None
-            if answer.status in (301, 302, 303, 307, 308):
+            if answer.status in _REDIRECTS:
                 url = canonical(answer.header("location"), url)
                 continue
             if answer.status == 200:
@@ -482,14 +491,12 @@ def _conditions(old: Stored | None) -> dict[str, str]:
 
 def _kind(answer: Answer, body: bytes) -> tuple[str, str | None]:
     """Media type and declared charset of a page that may be stored."""
-    kind, _, rest = answer.header("content-type").partition(";")
-    kind = kind.strip().lower()
+    kind, charset = content_type(answer.header("content-type"))
     if not kind and b"<html" in body[:2000].lower():
         kind = "text/html"
     if kind not in KINDS:
         raise Refused("other content type")
-    name, _, value = rest.partition("=")
-    return kind, value.strip(" \"'") if name.strip().lower() == "charset" else None
+    return kind, charset
 
 
 def _record(url: str, answer: Answer, values: Mapping[str, Any]) -> bytes:

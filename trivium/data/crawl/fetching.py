@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trivium.data.crawl.addresses import ForbiddenAddress, Resolve, checked_backend
-from trivium.data.crawl.records import Damaged, unpacked
+from trivium.data.crawl.records import Damaged, content_type, unpacked
 from trivium.data.crawl.settings import CrawlSettings
 from trivium.data.crawl.urls import Refused
 from trivium.data.extraction import web_package
@@ -101,7 +101,7 @@ class Fetcher:
         answer = Answer(response.status, phrase, headers, b"")
         if response.status != 200:
             return answer
-        kind = answer.header("content-type").partition(";")[0].strip().lower()
+        kind, _ = content_type(answer.header("content-type"))
         if kinds and kind and kind not in kinds:
             return answer
         length = answer.header("content-length")

@@ -133,7 +133,6 @@ class CrawlLog:
         values: Mapping[str, Any] | None = None,
         place: Place | None = None,
         links: Iterable[str] = (),
-        sitemaps: Iterable[str] = (),
         redirect: str | None = None,
     ) -> set[str]:
         """Write down, in one step, what became of an address, where its record is, and what it links to."""
@@ -147,7 +146,6 @@ class CrawlLog:
                 self._set("shard", place.shard)
                 self._set("end", place.offset + place.length)
             hosts = self._add(links, depth=entry.depth + 1, via=entry.url)
-            hosts |= self._add(sitemaps, depth=entry.depth + 1, purpose="sitemap", via=entry.url)
             if redirect is not None:
                 hosts |= self._add(
                     [redirect], depth=entry.depth, purpose=entry.purpose, via=entry.url, hops=entry.hops + 1

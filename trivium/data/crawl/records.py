@@ -376,6 +376,13 @@ def message(block: bytes) -> Message:
     return Message(int(match[1]), headers, unpacked(body, headers.get("content-encoding", ""), BLOCK_BYTES))
 
 
+def content_type(value: str) -> tuple[str, str | None]:
+    """The media type in lower case, and the charset if one is declared."""
+    kind, _, parameters = value.partition(";")
+    match = re.search(r"""charset\s*=\s*["']?([\w.:-]{1,40})""", parameters, re.IGNORECASE)
+    return kind.strip().lower(), match[1] if match else None
+
+
 def _unchunked(body: bytes) -> bytes:
     """The body without the lengths of its chunks; as it is if it has none (recorded that way by some crawlers)."""
     pieces, at = [], 0

@@ -15,8 +15,8 @@ class CrawlSettings(StrictModel):
     contact: str | None = None
     """Address (e-mail or web page) under which site owners reach you; sent with every request."""
 
-    agent: str = Field("trivium", pattern=r"^[A-Za-z_-]+$")
-    """Name under which robots.txt files speak of this crawler."""
+    agent: str = "trivium"
+    """Name under which robots.txt files speak of this crawler: letters, hyphens and underscores (RFC 9309)."""
 
     pages: int = Field(1000, ge=1)
     """Pages to store in all."""

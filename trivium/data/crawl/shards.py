@@ -64,9 +64,6 @@ class Shards:
             self._write(record)
             return place
 
-    def read(self, place: Place) -> bytes:
-        return read_place(self._folder, place)
-
     def close(self) -> None:
         """Wait until everything is on the disk."""
         if self._descriptor >= 0:

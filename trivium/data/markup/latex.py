@@ -23,6 +23,7 @@ from trivium.data.markup.latex_names import (
     LEVELS,
     MATHS,
     SIGNS,
+    SPACES,
     STATEMENTS,
 )
 from trivium.data.markup.sections import heading, tidy
@@ -310,9 +311,7 @@ class _Reader:
         if sign == "\\":
             found = re.compile(r"\*?\s*(?:\[[^\[\]\n]{0,20}\])?").match(self.text, at)
             return "\n", found.end() if found else at
-        return {" ": " ", ",": " ", "-": "", "/": "", "!": "", ":": " ", ";": " ", "\n": " ", "@": "", ">": " "}.get(
-            sign, sign
-        ), at
+        return SPACES.get(sign, sign), at
 
     def _letter(self, at: int) -> tuple[str, int]:
         if self.text[at : at + 1] == "{" and at in self.closing and self.closing[at] - at < 6:

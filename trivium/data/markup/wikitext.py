@@ -81,13 +81,9 @@ def raised(text: str, *, up: bool) -> str:
     table = _UP if up else _DOWN
     if all(ord(character) in table for character in text):
         return text.translate(table)
-    return (
-        text
-        if not text.strip()
-        else f"{'^' if up else '_'}{{{text}}}"
-        if len(text) > 1
-        else f"{'^' if up else '_'}{text}"
-    )
+    if not text.strip():
+        return text
+    return ("^" if up else "_") + (f"{{{text}}}" if len(text) > 1 else text)
 
 
 def plain_text(source: str, *, files: Set[str] = FILES, categories: Set[str] = CATEGORIES) -> str:
@@ -149,7 +145,7 @@ class _Brackets:
                 self.add(written)
             return
         while self._frames[-1].mark != mark:
-            self.add_text(self._frames.pop().literal())
+            self.add(self._frames.pop().literal())
         frame = self._frames.pop()
         parts = ["".join(part) for part in frame.parts]
         if mark == "[[":
@@ -157,14 +153,11 @@ class _Brackets:
         elif mark == "{{":
             self.add(_template(parts))
 
-    def add_text(self, text: str) -> None:
-        self._frames[-1].parts[-1].append(text)
-
     def finish(self) -> str:
         """All text; brackets that were never closed are text, but a table that was not is left out."""
         while len(self._frames) > 1:
             frame = self._frames.pop()
-            self.add_text(frame.literal() if frame.mark != "{|" else "")
+            self.add(frame.literal() if frame.mark != "{|" else "")
         return "".join(self._frames[0].parts[0])
 
 

@@ -67,7 +67,7 @@ class ModelClassifier:
         room = max(8, self.model.context_length - 4)
         if not text.strip():
             return ["."]
-        if self.pieces == "first" or len(text) < room:
+        if self.pieces == "first" or len(text.encode("utf-8", "replace")) < room:  # no token is shorter than a byte
             return [text]
         ids = self.model.tokenizer.encode(text)
         pieces = [self.model.tokenizer.decode(ids[at : at + room]) for at in range(0, len(ids), room)]

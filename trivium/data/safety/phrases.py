@@ -45,10 +45,6 @@ class Phrases:
                     free = at + length
                     break
 
-    def labels(self, text: str) -> set[str]:
-        """The labels of which something occurs."""
-        return {label for label, _, _, _ in self.find(text)}
-
     def _form(self, word: str) -> str:
         return word.replace("\u2019", "'").casefold() if self._fold else word
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 
 from trivium.data.documents import Document
 from trivium.data.extraction import PAGE_BYTES, NoText, extract
 from trivium.data.intake import InputFile, Intake
-from trivium.data.plain import damaged, open_bytes
+from trivium.data.plain import DAMAGED, damaged, open_bytes, packed
 from trivium.errors import DataError
 
-EXTENSIONS = (".html", ".htm", ".xhtml", ".html.gz", ".htm.gz", ".html.zst")
+EXTENSIONS = packed(".html", ".htm", ".xhtml")
 
 
 def documents(file: InputFile, intake: Intake) -> Iterator[Document]:
@@ -19,7 +18,7 @@ def documents(file: InputFile, intake: Intake) -> Iterator[Document]:
     try:
         with open_bytes(file.path) as stream:
             raw = stream.read(PAGE_BYTES + 1)
-    except (EOFError, zlib.error, OSError) as error:
+    except DAMAGED as error:
         raise damaged(file.path, None, error) from error
     if len(raw) > PAGE_BYTES:
         raise DataError(

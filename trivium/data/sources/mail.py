@@ -20,7 +20,7 @@ from trivium.data.intake import InputFile, Intake
 from trivium.data.markup.prose import decoded
 from trivium.data.markup.sections import tidy
 from trivium.data.markup.xhtml import page, page_text
-from trivium.data.plain import damaged, open_bytes, packed, read_whole
+from trivium.data.plain import DAMAGED, damaged, open_bytes, packed, read_whole
 from trivium.errors import DataError
 
 EXTENSIONS = packed(".eml", ".mbox", ".mbx")
@@ -42,7 +42,6 @@ _FORWARDED = re.compile(
 _PREFIX = re.compile(r"^(?:\s*(?:re|aw|fwd?|wg|sv|antw)\s*(?:\[\d+\])?:\s*)+", re.IGNORECASE)
 _ID = re.compile(r"<([^<>\s]{3,250})>")
 _FIRST = (b"From ", b"Return-Path:", b"Received:", b"Delivered-To:", b"From:", b"Date:", b"Message-ID:")
-_DAMAGED = (OSError, EOFError)
 
 
 def recognises(head: bytes) -> bool:
@@ -86,7 +85,10 @@ def documents(file: InputFile, intake: Intake) -> Iterator[Document]:
 def _messages(file: InputFile, intake: Intake) -> Iterator[tuple[int, bytes]]:
     """(line on which it begins, bytes) of each message; of one that is too long, only the begin."""
     with open_bytes(file.path) as stream:
-        first = stream.readline(MESSAGE_BYTES)
+        try:
+            first = stream.readline(MESSAGE_BYTES)
+        except DAMAGED as error:
+            raise damaged(file.path, 0, error) from error
         if not first.startswith(b"From "):
             yield 1, read_whole(file.path, MESSAGE_BYTES)
             return
@@ -101,7 +103,7 @@ def _messages(file: InputFile, intake: Intake) -> Iterator[tuple[int, bytes]]:
                     held.append(row[1:] if row.startswith((b">From ", b">>From ")) else row)
                     size += len(row)
                 blank = row in (b"\n", b"\r\n")
-        except _DAMAGED as error:
+        except DAMAGED as error:
             intake.reject(damaged(file.path, line, error))
         if held:
             yield begin, b"".join(held)

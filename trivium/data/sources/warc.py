@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from trivium.data.crawl.records import Damaged, Message, Record, digest, message, records
+from trivium.data.crawl.records import Damaged, Message, Record, content_type, digest, message, records
 from trivium.data.documents import Document
 from trivium.data.extraction import NoText, Page, decode_html, extract
 from trivium.data.intake import InputFile, Intake
@@ -95,13 +95,6 @@ def _page(answer: Message, kind: str, charset: str | None, url: str) -> Page:
         return Page(text)
     family = kind.partition("/")[0]
     raise NoText(f"content type {family}" if family in _FAMILIES else "other content type")
-
-
-def content_type(value: str) -> tuple[str, str | None]:
-    """The media type in lower case, and the charset if one is declared."""
-    kind, _, parameters = value.partition(";")
-    match = re.search(r"""charset\s*=\s*["']?([\w.:-]{1,40})""", parameters, re.IGNORECASE)
-    return kind.strip().lower(), match[1] if match else None
 
 
 def _check(record: Record) -> None:

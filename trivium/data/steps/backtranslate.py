@@ -16,7 +16,7 @@ from pydantic import Field
 
 from trivium.config import StrictModel
 from trivium.data.augment.step import Augmenter, Child
-from trivium.data.augment.writing import Decoding, Model, Units, Writer, units_of
+from trivium.data.augment.writing import Decoding, Model, Units, Writer, nth_answers, units_of
 from trivium.data.documents import Document
 
 
@@ -91,7 +91,8 @@ class Backtranslate(Augmenter):
                 continue
             quality = round(sum(w * q for w, q in zip(weights, known, strict=True)) / sum(weights), 4)
             notes = {"pivot": name, "quality": quality}
-            made = [Child(text.joined(_nth(text.units, answers[here], n)), notes) for n in range(self.config.children)]
+            versions = [nth_answers(text.units, answers[here], n) for n in range(self.config.children)]
+            made = [Child(text.joined(version), notes) for version in versions]
             if self.config.least_quality is not None and quality < self.config.least_quality:
                 self.account["too little of the original is left"] += len(made)
                 made = []
@@ -112,11 +113,3 @@ class Backtranslate(Augmenter):
 def _first(given: Sequence[Any]) -> str:
     """The translation of a unit; empty if there is none, or it was not finished."""
     return str(given[0].text) if given and given[0].ended else ""
-
-
-def _nth(units: Sequence[str], answers: Sequence[Sequence[Any]], number: int) -> list[str]:
-    """Each unit's answer of this number; the unit itself where there is none."""
-    return [
-        each[number].text if number < len(each) and each[number].ended and each[number].text else unit
-        for unit, each in zip(units, answers, strict=True)
-    ]

@@ -69,6 +69,8 @@ class Moderate(CorpusStep):
             given = [name for name in ("model", "words", "classifier") if getattr(self, name) is not None]
             if len(given) != 1:
                 raise ValueError(f"name one of model, words and classifier, not {' and '.join(given) or 'none'}")
+            if self.settings and self.classifier is None:
+                raise ValueError("settings are those of your own class; name it as classifier, or leave them out")
             return self
 
     config: Config

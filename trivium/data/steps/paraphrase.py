@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trivium.data.augment.step import Augmenter, Child
-from trivium.data.augment.writing import Decoding, Writer, units_of
+from trivium.data.augment.writing import Decoding, Writer, nth_answers, units_of
 from trivium.data.documents import Document
 
 
@@ -42,11 +42,7 @@ class Paraphrase(Augmenter):
             given = [next(answers) for _ in text.units]
             children = []
             for number in range(self.config.children):
-                # A sentence that the model did not finish stays as it was.
-                units = [
-                    each[number].text if number < len(each) and each[number].ended and each[number].text else unit
-                    for unit, each in zip(text.units, given, strict=True)
-                ]
+                units = nth_answers(text.units, given, number)
                 changed = sum(unit != old for unit, old in zip(units, text.units, strict=True))
                 children.append(Child(text.joined(units), {"rewritten": changed, "units": len(units)}))
             found.append(children)
