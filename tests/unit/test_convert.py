@@ -238,6 +238,13 @@ def test_pairs_that_contradict_each_other(tmp_path: Path) -> None:
         ({"prompt": "a", "generations": ["b", "c"], "ratings": [1, "x"]}, "is no number"),
         ({"prompt": "a", "response_a": "b", "response_b": "c", "winner": "nobody"}, "which answer is better"),
         ({"text": "a", "label": ""}, "label is empty"),
+        ({"completions": [{"response": "b", "score": 1}, {"response": "c", "score": 2}]}, "has no prompt"),
+        (
+            {"prompt": "a", "completions": [{"response": "b", "score": 1}, None]},
+            "a completion is no object but nothing",
+        ),
+        ({"prompt": "a", "replies": [{"text": "b", "rank": 0}, "c"]}, "a reply is no object but text"),
+        ({"prompt": "a", "b": "b", "ranking": [{"value": "b", "rank": 1}, 2]}, "a rank is no object but a number"),
         ({"context": "c", "question": "q"}, "are not converted"),
         ({"messages": TALK, "prompt": "mine", "x": 1}, "has a field 'prompt' already"),
     ],
@@ -266,6 +273,12 @@ def test_kinds_of_files(tmp_path: Path, ending: str) -> None:
     assert read(tmp_path / "back.jsonl") == rows
     if ending == ".jsonl.gz":
         assert gzip.decompress(out.read_bytes()).count(b"\n") == 3
+
+
+def test_the_end_of_the_name_says_what_is_written(tmp_path: Path) -> None:
+    source = Source(path=str(write(tmp_path / "in.jsonl", [{"a": 1, "b": 2}])))
+    convert([source], tmp_path / "was.tsv.csv")
+    assert (tmp_path / "was.tsv.csv").read_text() == "a,b\n1,2\n"
 
 
 def test_kinds_of_files_for_other_shapes(tmp_path: Path) -> None:
@@ -303,6 +316,7 @@ def test_validate(tmp_path: Path) -> None:
     assert [where.rpartition("/")[2] for where, _ in found.problems] == ["in.jsonl:2", "in.jsonl:3, messages 1"]
     assert any("several shapes" in note for note in found.notes)
     assert validate(Source(path=str(path)), shape="messages").wrong == 5
+    assert validate(Source(path=str(path)), shape="tags").wrong == 7
 
 
 def test_command_line(tmp_path: Path) -> None:

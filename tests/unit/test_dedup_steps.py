@@ -147,6 +147,8 @@ def test_exact(tmp_path):
     assert kept(found) == ["d0", "d3"]
     assert [row["kept"] for row in report(tmp_path)] == ["d0"]
     assert [member["id"] for member in report(tmp_path)[0]["members"]] == ["d1", "d2", "d4"]
+    given = documents("***", "\U0001f600", "***")
+    assert kept(run(Exact(Exact.Config(compare="normalised")), given, tmp_path)) == ["d0", "d1"]
 
 
 def test_which_one_stays(tmp_path):

@@ -176,6 +176,19 @@ def test_c4_sentences_and_citations() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gopher_repetition", {"top_ngrams": {0: 0.2}}),
+        ("gopher_repetition", {"repeated_ngrams": {5: 15}}),
+        ("c4", {"unit": "word"}),
+    ],
+)
+def test_limits_that_cannot_be(name: str, settings: Any) -> None:
+    with pytest.raises(ValueError):
+        step(name, **settings)
+
+
 def test_c4_bad_words(tmp_path: Path) -> None:
     words = tmp_path / "bad.txt"
     words.write_text("blast\ndarn it\n\u6076\n")

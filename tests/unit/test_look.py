@@ -149,6 +149,9 @@ def test_steps_are_tried_alone(tmp_path: Path) -> None:
     assert found.tried[0].seen == 2 and found.tried[0].reasons == {"too few sentences": 1}
     assert found.tried[0].examples["too few sentences"][0][0] == "b"
     assert b"c4 leaves out 1 of 2" in as_page(found)
+    odd = component("data/steps", "tests.unit.pipeline_steps:Odd", outside=True)
+    path = write(tmp_path / "bad.jsonl", [{"id": "a-bad", "text": PROSE}, {"id": "b", "text": PROSE}])
+    assert looked(path, steps=[("odd", odd(odd.Config()))]).tried[0].reasons == {"the document is bad": 1}
 
 
 def test_a_pipeline_folder_shows_what_was_left_out(tmp_path: Path) -> None:

@@ -150,6 +150,12 @@ def test_what_cannot_be_sketched_is_set_aside(pages, tmp_path):
     write(pages / "large.jsonl", found)
     report = run_pipeline(pipeline(pages, tmp_path / "out")).report
     assert report["steps"][3]["quarantined"] == {"nothing can be known of this document": 1}
+    rehearsed = dry_run(pipeline(pages, tmp_path / "dry"), documents=1000)["steps"][3]
+    assert all(rehearsed[name] == report["steps"][3][name] for name in ("in", "kept", "merged", "quarantined"))
+    alone = write(tmp_path / "alone.jsonl", found[5:6], bad=False)
+    steps = {"steps": [f"{STEPS}:Same"], "on_error": "error"}
+    with pytest.raises(DataError, match="nothing can be known"):
+        dry_run(pipeline(alone, tmp_path / "dry", **steps), documents=20)
 
 
 def test_a_second_run_does_nothing_and_other_settings_replace(pages, tmp_path, monkeypatch):

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from trivium.data.documents import Document
+from trivium.data.pipeline import resolve_pipeline
 from trivium.data.step import Dropped
 from trivium.data.steps.minhash import MinHash
 from trivium.data.steps.split import Split
-from trivium.errors import DataError
+from trivium.errors import ConfigError, DataError
 
 
 def document(name: str, **meta) -> Document:
@@ -153,11 +154,26 @@ def test_splits_that_data_came_with_stay(tmp_path):
         ({"by": "date", "test_from": "soon"}, "not a date"),
         ({"test": 0.6, "validation": 0.5}, "more is held out than there is"),
         ({"further": {"train": 0.5}}, "a name of its own"),
+        ({"further": {"validation": 0.5}}, "a name of its own"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=message):
         Split.Config(**settings)
+
+
+def test_settings_that_cannot_be_are_shown_in_their_file(tmp_path):
+    file = tmp_path / "pipeline.yaml"
+    for step in (
+        "split, by: date",
+        "split, test: 0.6, validation: 0.5",
+        "split, further: {train: 0.1}",
+        "exact, field: x",
+    ):
+        file.write_text(f"output: out\nsources: [pydocs]\nsteps:\n- clean\n- {{name: {step}}}\n")
+        with pytest.raises(ConfigError) as error:
+            resolve_pipeline(file)
+        assert f"where: {file}:5" in str(error.value)
 
 
 def test_nothing_at_all(tmp_path):

@@ -8,7 +8,6 @@ better and a worse answer, and pairs of the same prompt that follow each other b
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -437,4 +436,4 @@ def describe(account: Converted) -> str:
     ]
     lines += [f"left out in {count} rows: {what}" for what, count in account.lost.items()]
     lines += [f"set aside: {count} rows, {problem}" for problem, count in account.quarantined.items()]
-    return os.linesep.join(lines)
+    return "\n".join(lines)

@@ -5,22 +5,19 @@ The pipeline `clean`, `minhash`, `split` (see `trivium.data.pipeline`), ready to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trivium.data.intake import OnError
 from trivium.data.pipeline.plan import resolve_pipeline
-from trivium.data.pipeline.run import run_resolved
+from trivium.data.pipeline.run import Progress, run_resolved
 from trivium.data.reading import PREPARED_TRAIN
 from trivium.recipe import Source
 
 TRAIN = PREPARED_TRAIN
 VALIDATION = "documents.validation.jsonl"
-
-Progress = Callable[[str, int], None]
-"""Called with the name of a stage and how many documents have passed it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,12 @@ def prepare_documents(
 
     Of near duplicates one stays. Groups (a module, a book: `Document.group`) are held out as a whole, each with
     probability `validation_fraction` and decided by its name and the seed. Killed and started again, it goes on where
-    it was. Raises DataError.
+    it was. Of a source path, format and text_field count.
+
+    least_characters: shorter documents are left out.
+    on_error: a document that cannot be read stops the run (`error`) or is set aside and counted (`quarantine`).
+    workers:  processes; the files do not depend on it.
+    Raises DataError, also where nothing is left for one of the two files, and Interrupted after Ctrl-C.
     """
     sources = [sources] if isinstance(sources, Source) else list(sources)
     steps: list[dict[str, Any]] = [{"name": "clean", "least_characters": least_characters}, {"name": "minhash"}]

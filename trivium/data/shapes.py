@@ -101,19 +101,24 @@ def shape_of(row: Row) -> str:
         "the row has no shape that is known",
         where=row.where,
         value=f"fields: {fields}",
-        fix=f"did you mean {near!r}? "
-        if near
-        else "rename the fields: messages, prompt and completion, text and label",
+        fix=f"did you mean {near!r}?" if near else "rename the fields: messages, prompt and completion, text and label",
     )
+
+
+def checked_shape(row: Row, shape: str = "auto") -> str:
+    """The name of the row's shape; DataError where that is not `shape`, or none is known."""
+    if shape == "auto":
+        return shape_of(row)
+    if not SHAPES[shape].known_by(row.values):
+        actual = shape_of(row)
+        raise DataError(f"the row is not of the shape {shape}", where=row.where, value=f"it looks like {actual}")
+    return shape
 
 
 def read_item(row: Row, shape: str = "auto") -> tuple[str, Item, dict[str, Any]]:
     """(shape, what the row says, the fields it does not need). DataError names the row and the fix."""
-    name = shape_of(row) if shape == "auto" else shape
+    name = checked_shape(row, shape)
     found = SHAPES[name]
-    if not found.known_by(row.values):
-        actual = shape_of(row)
-        raise DataError(f"the row is not of the shape {name}", where=row.where, value=f"it looks like {actual}")
     if found.read is None:
         raise DataError(
             f"rows of the shape {name} stand for themselves and are not converted",
@@ -302,7 +307,7 @@ def _read_rated(row: Row) -> tuple[Item, set[str]]:
 
 def _read_ultrafeedback(row: Row) -> tuple[Item, set[str]]:
     """`instruction` and `completions`, each with a `response` and an `overall_score`."""
-    listed = parse_inside(row.values["completions"], row.where, "completions")
+    listed = _objects(row, parse_inside(row.values["completions"], row.where, "completions"), "completion")
     ratings = []
     for place, one in enumerate(listed, 1):
         score = next((one[name] for name in ("overall_score", "fine-grained_score", "score") if name in one), None)
@@ -310,15 +315,14 @@ def _read_ultrafeedback(row: Row) -> tuple[Item, set[str]]:
     responses: list[Said] = [
         _nonempty(one.get("response"), f"{row.where}, completion {place}") for place, one in enumerate(listed, 1)
     ]
-    prompt = _first(row.values, _PROMPTS)
-    assert prompt
+    prompt = _prompt_field(row)
     return Ranked(_prompt(row, prompt), responses, _tiers(ratings), ratings), {prompt, "completions"}
 
 
 def _read_replies(row: Row) -> tuple[Item, set[str]]:
     """OpenAssistant: `replies`, each with a `text` and a `rank` (0 is best)."""
     inside = row.values["prompt"] if isinstance(row.values.get("prompt"), Mapping) else row.values
-    replies = inside.get("replies") or []
+    replies = _objects(row, inside["replies"], "reply")
     ranks = [-_number(one.get("rank"), f"{row.where}, reply {n}", "rank") for n, one in enumerate(replies, 1)]
     responses: list[Said] = [_nonempty(one.get("text"), f"{row.where}, reply {n}") for n, one in enumerate(replies, 1)]
     prompt = _nonempty(inside.get("text") or inside.get("prompt"), row.where)
@@ -327,7 +331,7 @@ def _read_replies(row: Row) -> tuple[Item, set[str]]:
 
 def _read_argilla(row: Row) -> tuple[Item, set[str]]:
     """Argilla: fields `response-1`, `response-2` ... and `ranking` as a list of {"value", "rank"}."""
-    ranked = [(str(one.get("value")), one.get("rank")) for one in row.values["ranking"]]
+    ranked = [(str(one.get("value")), one.get("rank")) for one in _objects(row, row.values["ranking"], "rank")]
     missing = [name for name, _ in ranked if not isinstance(row.values.get(name), str)]
     if missing:
         raise DataError(
@@ -335,9 +339,7 @@ def _read_argilla(row: Row) -> tuple[Item, set[str]]:
             fix="give each answer a field of that name",
         )  # fmt: skip
     ranks = [-_number(rank, row.where, "rank") for _, rank in ranked]
-    prompt = _first(row.values, _PROMPTS)
-    if prompt is None:
-        raise DataError("the row has no prompt", where=row.where, fix=f"name it one of {', '.join(_PROMPTS)}")
+    prompt = _prompt_field(row)
     names = [name for name, _ in ranked]
     responses: list[Said] = [_nonempty(row.values[name], row.where) for name in names]
     return Ranked(_prompt(row, prompt), responses, _tiers(ranks)), {prompt, "ranking", *names}
@@ -356,7 +358,7 @@ def _read_comparison(row: Row) -> tuple[Item, set[str]]:
     assert pair and winner
     written = str(row.values[winner]).strip().lower()
     better = next(
-        (number for number, names in _BETTER.items() if written in names or written == pair_name(pair, number)), None
+        (number for number, names in _BETTER.items() if written in names or written == _pair_name(pair, number)), None
     )
     if better is None:
         raise DataError(
@@ -370,14 +372,12 @@ def _read_comparison(row: Row) -> tuple[Item, set[str]]:
         if asked != other[:-1]:
             asked = one[:1]
         return Ranked(asked, [one[len(asked) :], other[len(asked) :]], tiers), {*pair, winner}
-    prompt = _first(row.values, _PROMPTS)
-    if prompt is None:
-        raise DataError("the row has no prompt", where=row.where, fix=f"name it one of {', '.join(_PROMPTS)}")
+    prompt = _prompt_field(row)
     responses: list[Said] = [text_field(row, name) for name in pair]
     return Ranked(_prompt(row, prompt), responses, tiers), {prompt, *pair, winner}
 
 
-def pair_name(pair: tuple[str, str], number: int) -> str:
+def _pair_name(pair: tuple[str, str], number: int) -> str:
     """The field of answer 0 or 1, as some files name the better one."""
     return pair[number] if number < 2 else ""
 
@@ -423,6 +423,26 @@ def _read_label(row: Row) -> tuple[Item, set[str]]:
 
 def _read_text(row: Row) -> tuple[Item, set[str]]:
     return Plain(text_field(row, "text")), {"text"}
+
+
+def _prompt_field(row: Row) -> str:
+    found = _first(row.values, _PROMPTS)
+    if found is None:
+        raise DataError("the row has no prompt", where=row.where, fix=f"name it one of {', '.join(_PROMPTS)}")
+    return found
+
+
+def _objects(row: Row, listed: Sequence[Any], what: str) -> Sequence[Mapping[str, Any]]:
+    """The entries of a list, all of which must be objects."""
+    for place, one in enumerate(listed, 1):
+        if not isinstance(one, Mapping):
+            raise DataError(
+                f"a {what} is no object but {kind_of(one)}",
+                where=f"{row.where}, {what} {place}",
+                value=one,
+                fix="write it with its fields, or remove it",
+            )
+    return listed
 
 
 def _prompt(row: Row, field: str) -> Said:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from trivium.config import StrictModel
 from trivium.data.documents import Document
+from trivium.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Merged:
     similarity: float = 1.0
 
 
-Result = Document | Sequence[Document] | Dropped | Merged
-"""The document (changed or not), several that take its place (counted as added), or that it is left out."""
+Result = Document | Sequence[Document] | Dropped | Merged | DataError
+"""The document (changed or not), several that take its place (counted as added), that it is left out, or set aside."""
 
 
 class _AnyStep:

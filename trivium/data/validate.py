@@ -11,7 +11,7 @@ from typing import Any
 from trivium.data.intake import Intake
 from trivium.data.messages import Conversation
 from trivium.data.reading import read_rows
-from trivium.data.shapes import SHAPES, Item, Judged, Ranked, read_item, shape_of
+from trivium.data.shapes import SHAPES, Item, Judged, Ranked, checked_shape, read_item
 from trivium.errors import DataError
 from trivium.recipe import Source
 
@@ -60,7 +60,7 @@ def validate(source: Source, *, shape: str = "auto", limit: int = 20) -> Checked
         found.repeated += key in seen
         seen.add(key)
         try:
-            name = shape_of(row) if shape == "auto" else shape
+            name = checked_shape(row, shape)
             if SHAPES[name].read is not None:
                 name, item, rest = read_item(row, name)
                 _check(item, row.where)

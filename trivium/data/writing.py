@@ -77,7 +77,7 @@ def _write_json(path: Path, rows: Iterator[Values]) -> None:
 def _write_table(path: Path, rows: Iterator[Values]) -> None:
     """csv or tsv; lists and objects stand as JSON in their cell."""
     with _spooled(rows) as (spool, columns, _), _text_file(path) as stream:
-        delimiter = "\t" if ".tsv" in path.name else ","
+        delimiter = "\t" if file_kind(path) == "tsv" else ","
         writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
         writer.writerow(columns)
         for row in spool():
@@ -155,10 +155,7 @@ def _cell(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError):
-        return json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 _WRITERS: dict[str, Callable[[Path, Iterator[Values]], None]] = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from trivium.artifacts.writer import write_file
 from trivium.errors import TriviumError
@@ -154,7 +156,4 @@ def _with_run(stage: Stage, folder: Path) -> dict[str, Any]:
 
 def _relative(path: Path, folder: Path) -> str:
     """How a page in `folder` names `path`."""
-    import os
-    from urllib.parse import quote
-
     return quote(Path(os.path.relpath(path, folder)).as_posix())

@@ -36,11 +36,10 @@ _MEMBERS_A_LINE = 1000
 
 
 def check_keep(keep: Keep, field: str | None) -> None:
-    """`highest` needs a field and the others none."""
+    """`highest` needs a field and the others none; ConfigError without a place, which is that of the step."""
     if (keep == "highest") != (field is not None):
         raise ConfigError(
             "keep: highest needs the field of meta whose value counts" if field is None else "field counts for highest",
-            where="field",
             fix="write {keep: highest, field: score}, or leave field out",
         )
 

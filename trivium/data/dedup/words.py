@@ -30,6 +30,9 @@ _UNSPACED = (  # scripts without spaces between words
     (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF),
 )  # fmt: skip
 
+_ASSIGNED = ((0x80, 0x40000), (0xE0000, 0xF0000))
+"""Beyond ASCII, the planes of Unicode that hold characters; the others are private or empty."""
+
 
 def mixed(values: Hashes) -> Hashes:
     """SplitMix64's finaliser: every bit of the result depends on every bit of the value."""
@@ -180,9 +183,10 @@ def _kinds() -> NDArray[np.uint8]:
     """For each code point: 0 parts words, 1 is part of a word, 2 is a word."""
     kinds = np.zeros(0x110000, dtype=np.uint8)
     kinds[:128] = np.frombuffer(_ascii(), dtype=np.uint8)[:128]
-    for code in range(128, 0x110000):
-        character = chr(code)
-        kinds[code] = character.isalnum() or unicodedata.category(character)[0] == "M"
+    for first, last in _ASSIGNED:
+        characters = list(map(chr, range(first, last)))
+        marks = np.frombuffer("".join(map(unicodedata.category, characters)).encode(), dtype=np.uint8)[::2] == ord("M")
+        kinds[first:last] = np.fromiter(map(str.isalnum, characters), dtype=np.bool_, count=len(characters)) | marks
     for first, last in _UNSPACED:
         kinds[first : last + 1] *= 2
     return kinds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -97,11 +97,6 @@ def frequent(parts: Sequence[Path], sites: dict[int, int], *, least: int, share:
         of_site = np.array([sites[key] for key in often["site"].tolist()], dtype=np.float64)
         kept.append(often[often["documents"] >= share * of_site])
     return np.concatenate(kept)
-
-
-def lines_of(text: str) -> Iterator[str]:
-    """The lines that hold anything."""
-    return (line for line in text.split("\n") if line and not line.isspace())
 
 
 def _between(part: NDArray[np.void], edges: NDArray[np.uint64], last: bool) -> NDArray[np.void]:

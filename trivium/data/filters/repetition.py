@@ -14,6 +14,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
+from trivium.data.dedup.words import mixed
 from trivium.data.filters.words import repeats
 
 Keys = NDArray[np.uint64]
@@ -41,7 +42,7 @@ class Grams:
         number = dict(zip(words, count()))  # any number that equal words share
         size = len(words)
         ids = np.fromiter(map(number.__getitem__, words), dtype=np.uint64, count=size)
-        self._hashes: list[Keys] = [_mixed(ids)]
+        self._hashes: list[Keys] = [mixed(ids + _BASE)]
         self._lengths = np.fromiter(map(len, words), dtype=np.int64, count=size)
         self._ends = np.cumsum(self._lengths)
         self._longest = int(self._lengths.max(initial=0))
@@ -144,10 +145,3 @@ def _not_unique(keys: Keys) -> NDArray[np.bool_]:
     if not len(same):
         return np.zeros(len(keys), dtype=np.bool_)
     return np.asarray(same[np.minimum(np.searchsorted(same, keys), len(same) - 1)] == keys)
-
-
-def _mixed(values: Keys) -> Keys:
-    """SplitMix64's finaliser."""
-    values = (values + _BASE) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(32))

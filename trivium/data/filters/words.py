@@ -36,6 +36,11 @@ def split_words(text: str, kind: WordKind) -> list[str]:
     return text.split() if kind == "whitespace" else _MARKED.findall(text)
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines that hold anything."""
+    return [line for line in text.split("\n") if line and not line.isspace()]
+
+
 def count_sentences(line: str, enough: int) -> int:
     """How many sentences a line holds, or `enough`; full stops of abbreviations and initials do not end one."""
     return min(enough, 1 + sum(1 for _ in islice(_sentence_ends(line), enough)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trivium.data.cleaning import clean
 from trivium.data.documents import Document
+from trivium.data.filters.words import lines_of
 from trivium.data.instructions import Completion
 from trivium.data.intake import Intake, Row
 from trivium.data.look.measures import Draw, Frequent, Lengths, Repeated, key_of
@@ -181,7 +182,7 @@ class _Watch:
         found.shapes[entry.shape] += 1
         found.characters.add(len(text))
         found.words.add(len(text.split()))
-        lines = [line for line in text.split("\n") if line and not line.isspace()]
+        lines = lines_of(text)
         found.lines.add(len(lines))
         found.frequent_lines.add(
             {line.strip() for line in lines if len(line) <= _LONGEST_LINE and any(map(str.isalpha, line))}
@@ -334,12 +335,16 @@ def odd_about(text: str, shape: str = "text") -> Iterator[str]:
 def _try(tried: Tried, step: Step, entry: Entry) -> None:
     tried.seen += 1
     document = Document(entry.id, entry.text, entry.where, entry.licence, entry.meta)
-    result = step.apply(document)
+    try:
+        result = step.apply(document)
+    except DataError as error:
+        result = error
     if isinstance(result, Document):
         tried.changed += result.text != document.text
-    elif isinstance(result, Dropped | Merged):
-        tried.reasons[result.reason] += 1
-        examples = tried.examples.setdefault(result.reason, [])
+    elif isinstance(result, Dropped | Merged | DataError):
+        reason = result.problem if isinstance(result, DataError) else result.reason
+        tried.reasons[reason] += 1
+        examples = tried.examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
-            evidence = result.evidence if isinstance(result, Dropped) else f"like {result.into}"
+            evidence = f"like {result.into}" if isinstance(result, Merged) else getattr(result, "evidence", "")
             examples.append((entry.id, evidence, " ".join(entry.text[:300].split())))

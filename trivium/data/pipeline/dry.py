@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from trivium.data.pipeline.account import Ledger
 from trivium.data.pipeline.plan import Pipeline, resolve_pipeline
 from trivium.data.pipeline.work import make_step
 from trivium.data.reading import read_documents
-from trivium.data.step import CorpusStep, Dropped, Merged
+from trivium.data.step import CorpusStep, Dropped, Merged, Result, Step
 from trivium.errors import DataError
 
 _EXCERPTS = 3
@@ -69,22 +69,34 @@ def _step_lines(step: Mapping[str, Any]) -> Iterator[str]:
                         yield f"           | {example['text']}"
 
 
-def _results(step: Any, documents: Sequence[Document], on_error: str) -> Sequence[Any]:
-    if isinstance(step, CorpusStep):
-        with tempfile.TemporaryDirectory() as folder:
-            sketches = {}
-            for name, data in step.sketch(documents).items():
-                sketches[name] = Path(folder) / f"sketch.{name}"
-                sketches[name].write_bytes(data)
-            reports = Path(folder) / "reports"
-            reports.mkdir()
-            return step.apply_all(documents, step.decide([sketches], reports)[0])
-    return [_tried(step, document, on_error) for document in documents]
-
-
-def _tried(step: Any, document: Document, on_error: str) -> Any:
+def _results(step: Step | CorpusStep, documents: Sequence[Document], on_error: str) -> Sequence[Result]:
+    if not isinstance(step, CorpusStep):
+        return [_tried(lambda one: step.apply_all(one)[0], document, on_error) for document in documents]
     try:
-        return step.apply_all([document])[0]
+        return _decided(step, documents)
+    except DataError:
+        if on_error == "error":
+            raise
+    tried = [_tried(step.sketch, document, on_error) for document in documents]
+    usable = [one for one, found in zip(documents, tried, strict=True) if not isinstance(found, DataError)]
+    decided = iter(_decided(step, usable))
+    return [found if isinstance(found, DataError) else next(decided) for found in tried]
+
+
+def _decided(step: CorpusStep, documents: Sequence[Document]) -> Sequence[Result]:
+    with tempfile.TemporaryDirectory() as folder:
+        sketches = {}
+        for name, data in step.sketch(documents).items():
+            sketches[name] = Path(folder) / f"sketch.{name}"
+            sketches[name].write_bytes(data)
+        reports = Path(folder) / "reports"
+        reports.mkdir()
+        return step.apply_all(documents, step.decide([sketches], reports)[0])
+
+
+def _tried(use: Callable[[Sequence[Document]], Any], document: Document, on_error: str) -> Any:
+    try:
+        return use([document])
     except DataError as error:
         if on_error == "error":
             raise

@@ -48,7 +48,7 @@ READ = "00-read"
 _BLOCK = 1 << 20
 
 Progress = Callable[[str, int], None]
-"""Called with the name of a stage and how many of its parts are done."""
+"""Called with the name of a stage and how many documents have passed it."""
 
 
 @dataclass(frozen=True)

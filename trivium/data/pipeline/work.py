@@ -273,7 +273,7 @@ class _Maker:
         assert len(results) == len(documents), f"{type(step).__name__} must give one result for each document"
         return [new for one, result in zip(documents, results, strict=True) for new in ledger.enter(one, result)]
 
-    def _tried(self, step: Step, documents: list[Document]) -> Sequence[Result | DataError]:
+    def _tried(self, step: Step, documents: list[Document]) -> Sequence[Result]:
         """The results; where a document cannot be used, and such are set aside, the error in its place."""
         try:
             return step.apply_all(documents)

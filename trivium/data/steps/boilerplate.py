@@ -16,15 +16,8 @@ from pydantic import Field
 from trivium.artifacts.writer import write_file
 from trivium.config import StrictModel
 from trivium.data.documents import Document
-from trivium.data.filters.boilerplate import (
-    counted,
-    frequent,
-    is_phrase,
-    line_key,
-    lines_of,
-    site_key,
-    site_of,
-)
+from trivium.data.filters.boilerplate import counted, frequent, is_phrase, line_key, site_key, site_of
+from trivium.data.filters.words import lines_of
 from trivium.data.step import CorpusStep, Dropped, Result
 
 _SHOWN = 1000
@@ -97,7 +90,7 @@ class Boilerplate(CorpusStep):
             return document
         text = "\n".join(kept).strip("\n")
         if not text.strip():
-            return Dropped("nothing but boilerplate", next(lines_of(document.text), "")[:100])
+            return Dropped("nothing but boilerplate", next(iter(lines_of(document.text)), "")[:100])
         return replace(document, text=text)
 
     def _is_boilerplate(self, line: str, site: str, shared: frozenset[int]) -> bool:

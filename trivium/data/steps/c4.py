@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -34,7 +35,7 @@ class C4(Step):
     class Config(StrictModel):
         """Settings of `c4`."""
 
-        unit: str = Field("line", pattern="^(line|sentence)$")
+        unit: Literal["line", "sentence"] = "line"
         """What is looked at and taken out: lines, as in the paper, or sentences (`sentence`)."""
         closing_mark: bool = True
         """Take out lines that do not end with . ? ! or a quotation mark, or end with an ellipsis."""

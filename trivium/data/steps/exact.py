@@ -59,5 +59,5 @@ class Exact(CorpusStep):
 
 
 def normalised(text: str) -> str:
-    """Only letters and digits, composed, without case."""
-    return _NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold())
+    """Only letters and digits, composed, without case; a text without any stays as it is."""
+    return _NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold()) or text

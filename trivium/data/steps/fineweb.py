@@ -12,7 +12,7 @@ from pydantic import Field
 
 from trivium.config import StrictModel
 from trivium.data.documents import Document
-from trivium.data.filters.words import TERMINAL, WordKind, ratio_of, repeats, split_words
+from trivium.data.filters.words import TERMINAL, WordKind, lines_of, ratio_of, repeats, split_words
 from trivium.data.step import Dropped, Result, Step
 
 
@@ -44,7 +44,7 @@ class FineWeb(Step):
     def _broken(self, text: str) -> Iterator[tuple[str, str]]:
         """(rule, evidence) of each rule that the text breaks."""
         config = self.config
-        lines = [line for line in text.split("\n") if line and not line.isspace()]
+        lines = lines_of(text)
         if not lines:
             yield "empty text", ""
             return

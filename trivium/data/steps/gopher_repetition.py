@@ -7,6 +7,7 @@ that of the table, and the first that is broken is the reason.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 from pydantic import Field
 
@@ -15,6 +16,9 @@ from trivium.data.documents import Document
 from trivium.data.filters.repetition import Grams, repeated_lines, repeated_paragraphs
 from trivium.data.filters.words import WordKind, ratio_of, split_words
 from trivium.data.step import Dropped, Result, Step
+
+_Words = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class GopherRepetition(Step):
@@ -31,9 +35,9 @@ class GopherRepetition(Step):
         """Largest share of lines that occurred before in the document."""
         repeated_line_characters: float | None = Field(0.20, ge=0, le=1)
         """Largest share of characters in such lines."""
-        top_ngrams: dict[int, float] = Field({2: 0.20, 3: 0.18, 4: 0.16})
+        top_ngrams: dict[_Words, _Share] = Field({2: 0.20, 3: 0.18, 4: 0.16})
         """For each n the largest share of characters in the most frequent n-gram of words."""
-        repeated_ngrams: dict[int, float] = Field({5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10})
+        repeated_ngrams: dict[_Words, _Share] = Field({5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10})
         """For each n the largest share of characters in n-grams that occurred before."""
         words: WordKind = "whitespace"
         """`whitespace`, or `marks`: punctuation marks are words of their own, as datatrove counts."""

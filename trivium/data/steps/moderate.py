@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -124,7 +124,7 @@ class Moderate(CorpusStep):
             if self.config.action == "drop":
                 return Dropped(reason, evidence)
             # The pipeline counts an error in place of a result as quarantined; `Result` has no word for it.
-            return cast("Result", DataError(f"set aside: {reason}", where=document.source, value=evidence))
+            return DataError(f"set aside: {reason}", where=document.source, value=evidence)
         if not self.config.scores:
             return document
         judged: dict[str, Any] = {

@@ -151,20 +151,25 @@ def _account(roots: NDArray[np.int64], chosen: NDArray[Any]) -> dict[str, Any]:
 
 
 def _check(config: Split.Config) -> None:
+    """ConfigError without a place, which is then that of the step in the pipeline's file."""
     dated = [name for name in ("validation_from", "test_from") if getattr(config, name) is not None]
     if "date" in config.by and not dated:
-        raise ConfigError("by: date needs a date", where="by", fix="give test_from (or validation_from): 2024-01-01")
+        raise ConfigError("by: date needs a date", fix="give test_from (or validation_from): 2024-01-01")
     if dated and "date" not in config.by:
-        raise ConfigError(f"{dated[0]} counts with by: date", where=dated[0], fix="write by: date, or leave it out")
+        raise ConfigError(f"{dated[0]} counts with by: date", fix="write by: date, or leave it out")
     for name in dated:
         _parsed(getattr(config, name))
-    if TRAIN in config.further or any(not 0 <= share <= 1 for share in config.further.values()):
+    if {TRAIN, "validation", "test"}.intersection(config.further) or any(
+        not 0 <= share <= 1 for share in config.further.values()
+    ):
         raise ConfigError(
-            "a further split has a name of its own and a share from 0 to 1", where="further", value=config.further
-        )
+            "a further split has a name of its own and a share from 0 to 1", value=config.further,
+            fix="validation and test have settings of their own, and train takes the rest",
+        )  # fmt: skip
     total = config.validation + config.test + sum(config.further.values())
     if total > 1:
-        raise ConfigError("more is held out than there is", where="validation", value=f"{total:g} of all", fix="lower")
+        fix = "lower validation, test or further, so that they are 1 at most together"
+        raise ConfigError("more is held out than there is", value=f"{total:g} of all", fix=fix)
 
 
 def _day(document: Document) -> int:
