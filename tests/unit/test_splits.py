@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,3 +179,16 @@ def test_settings_that_cannot_be_are_shown_in_their_file(tmp_path):
 
 def test_nothing_at_all(tmp_path):
     assert split([], tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"by": "date", "test_from": "2024-01-01", "validation": 0.2},
+        {"by": "date", "test_from": "2024-01-01", "further": {"dev": 0.1}},
+        {"by": "group", "undated": "train"},
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="has no effect"):
+        Split.Config.model_validate(settings)

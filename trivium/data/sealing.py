@@ -129,7 +129,7 @@ def seal(
         "name": name or Path(output).name,
         "licence": licence,
         "date": date or datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "files": {Path(source.path).name: content_hash(Path(source.path)) for source in sources},
+        "files": {source.path: content_hash(Path(source.path)) for source in sources},
         "rows": len(index.names),
         "runs": len(index.hashes),
         "rows_without_runs": int((index.totals == 0).sum()),

@@ -44,7 +44,10 @@ if TYPE_CHECKING:
     from trivium.config import ResolvedRecipe
     from trivium.models.config import ModelConfig
 
-QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+QUANTILES = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093),
+)
 """Student's t for 95 %, by degrees of freedom from 1."""
 MOST_EPOCHS = 4.0
 """Beyond this, repeated text counts less than new text."""

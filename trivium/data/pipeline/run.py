@@ -386,7 +386,7 @@ class _Done:
                 target = folder / path.relative_to(self.folder / f"reports-{number}")
                 make_folder(target.parent if path.is_file() else target)
                 if path.is_file():
-                    target.hardlink_to(path)
+                    write_plain(target, _joined([str(path)]))
             files = (part["files"].get(f"{DECISIONS}{number}") for stage in self.stages for part in stage)
             write_plain(folder / DECIDED, _joined(path for path in files if path))
         write_file(place / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")

@@ -157,6 +157,11 @@ def _check(config: Split.Config) -> None:
         raise ConfigError("by: date needs a date", fix="give test_from (or validation_from): 2024-01-01")
     if dated and "date" not in config.by:
         raise ConfigError(f"{dated[0]} counts with by: date", fix="write by: date, or leave it out")
+    idle = ["validation", "test", "further"] if dated else ["undated"]
+    for name in idle:
+        if getattr(config, name) != type(config).model_fields[name].get_default(call_default_factory=True):
+            fix = "leave it out: the dates decide" if dated else "write by: date, or leave it out"
+            raise ConfigError(f"{name} has no effect {'with' if dated else 'without'} by: date", fix=fix)
     for name in dated:
         _parsed(getattr(config, name))
     if {TRAIN, "validation", "test"}.intersection(config.further) or any(
