@@ -9,10 +9,11 @@ import typer
 
 from trivium.cli.complete import complete_override
 from trivium.cli.output import Json, show
+from trivium.errors import TriviumError
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, or URL#NAME of an OpenAI-style server.")],
     data: Annotated[Path, typer.Argument(help="Labelled data or pairs: jsonl, csv, parquet or CoNLL.")],
     overrides: Annotated[
         list[str] | None,
@@ -37,20 +38,27 @@ def evaluate(
 
     Every figure comes with the interval that holds it in 95 of 100 resamples of the rows.
     """
-    from trivium.drivers.evaluating import describe, evaluate_folder
+    from trivium.drivers.evaluating import describe, evaluate_folder, evaluate_remote
+    from trivium.inference.remote import is_remote
 
-    found = evaluate_folder(
-        model,
-        data,
-        overrides or [],
-        name=name,
-        output=output,
-        calibrate=calibrate,
-        device=device,
-        threads=threads,
-        seed=seed,
-        rows=rows,
-    )
+    if is_remote(model):
+        for option, value in (("--name", name), ("--calibrate", calibrate)):
+            if value is not None:
+                raise TriviumError(f"{option} has no effect on the model of a server", value=value, fix="leave it out")
+        found = evaluate_remote(model, data, overrides or [], output=output, seed=seed, rows=rows)
+    else:
+        found = evaluate_folder(
+            Path(model),
+            data,
+            overrides or [],
+            name=name,
+            output=output,
+            calibrate=calibrate,
+            device=device,
+            threads=threads,
+            seed=seed,
+            rows=rows,
+        )
     places = {"folder": found.folder, "calibrated": found.calibrated}
     written = {key: str(place) for key, place in places.items() if place is not None}
     show({"model": str(found.model), **found.summary, **written}, as_json=as_json, text=describe(found))

@@ -16,8 +16,10 @@ from trivium.errors import TriviumError
 
 if TYPE_CHECKING:
     from trivium.inference.model import Generation, LanguageModel, Options, Prompt
+    from trivium.inference.remote import RemoteAnswer
 
 Model = Annotated[Path, typer.Argument(help="A model folder.")]
+AnyModel = Annotated[str, typer.Argument(help="A model folder, or URL#NAME of an OpenAI-style server.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer in tokens.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy; default: as the model folder says, else 1.")]
 TopK = Annotated[int | None, typer.Option(help="Draw from the k most likely tokens only.")]
@@ -49,7 +51,7 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads; default: all cor
 
 
 def generate(
-    model: Model,
+    model: AnyModel,
     prompt: Annotated[
         str | None, typer.Argument(help="The text to continue or to turn into another; default, or -: standard input.")
     ] = None,
@@ -79,6 +81,8 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each answer.")] = False,
 ) -> None:
     """Continue a text, answer a question, or turn a text into another one."""
+    from trivium.inference.remote import RemoteModel, is_remote
+
     texts = _texts(prompt, file)
     options: Options = {
         "max_new_tokens": max_new_tokens,
@@ -98,10 +102,13 @@ def generate(
         "num_beam_groups": num_beam_groups,
         "diversity_penalty": diversity_penalty,
     }
-    loaded = open_model(model, device=device, dtype=dtype, threads=threads)
     prompts: list[Prompt] = (
         [[{"role": "user", "content": text}] for text in texts.values()] if chat else [*texts.values()]
     )
+    if is_remote(model):
+        _print(iter(RemoteModel(model).answers(prompts, n=n, **options)), list(texts.values()), n, as_json=as_json)
+        return
+    loaded = open_model(Path(model), device=device, dtype=dtype, threads=threads)
     if len(prompts) == 1 and n == 1 and not (as_json or no_stream):
         for piece in loaded.stream(prompts[0], **options):
             typer.echo(piece, nl=False)
@@ -109,10 +116,10 @@ def generate(
         return
     with _named(list(texts)):
         answers = loaded.answers(prompts, n=n, **options)
-    _print(answers, list(texts.values()), n, as_json=as_json)
+    _print(iter(answers), list(texts.values()), n, as_json=as_json)
 
 
-def _print(answers: Iterator[Generation], texts: Sequence[str], n: int, *, as_json: bool) -> None:
+def _print(answers: Iterator[Generation | RemoteAnswer], texts: Sequence[str], n: int, *, as_json: bool) -> None:
     """The `n` answers to each text, one text after the other."""
     for number, answer in enumerate(answers):
         text = texts[number // n]

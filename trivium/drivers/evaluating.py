@@ -24,6 +24,7 @@ from trivium.evaluation.labelled import KINDS, Evaluation, evaluate
 from trivium.evaluation.written import evaluate_pairs
 from trivium.inference.decisions import DECISIONS
 from trivium.inference.model import LanguageModel, load
+from trivium.inference.remote import RemoteModel
 from trivium.models.folder import read_config
 from trivium.recipe import SHORTHAND, DataSection
 
@@ -37,10 +38,14 @@ FEWEST_ROWS = 50
 
 @dataclass(frozen=True)
 class Evaluated:
-    """model: the folder that was measured.  folder: where the results lie, if anywhere.  calibrated: the new model
-    folder with temperature and thresholds, if one was asked for."""
+    """Where results lie.
 
-    model: Path
+    model:      the folder, or model of a server, that was measured.
+    folder:     where the results lie, if anywhere.
+    calibrated: the new model folder with temperature and thresholds, if one was asked for.
+    """
+
+    model: Path | str
     summary: dict[str, Any]
     folder: Path | None
     calibrated: Path | None
@@ -101,6 +106,23 @@ def evaluate_folder(
 
         write_report(run)
     return Evaluated(folder, found.summary, target, calibrate)
+
+
+def evaluate_remote(
+    place: str,
+    data: Path,
+    overrides: Sequence[str] = (),
+    *,
+    output: Path | None = None,
+    seed: int = 0,
+    rows: int | None = None,
+) -> Evaluated:
+    """Measures the model of a server (`URL#name`) on pairs, as a baseline for one's own; arguments as above."""
+    settings = data_settings(None, data, overrides, length=512)
+    found = evaluate_pairs(RemoteModel(place), settings.train, settings, seed=seed, rows=rows)
+    if output is not None:
+        write_evaluation(output, found, parents=[parent_of(data, "data")], seed=seed)
+    return Evaluated(place, found.summary, output, None)
 
 
 def data_settings(run: Path | None, data: Path, overrides: Sequence[str], *, length: int) -> DataSection:

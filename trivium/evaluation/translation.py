@@ -6,11 +6,12 @@ ROUGE (Lin 2004) is computed here: the usual Python package for it is no longer 
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -48,25 +49,26 @@ def generation_scores(
             "each sample needs a source, a target and an output",
             value=f"{len(sources)} sources, {len(targets)} targets, {len(outputs)} outputs",
         )
-    figures, signatures = _corpus_scores(targets, outputs, resamples)
+    corpus, signatures = _corpus_scores(targets, outputs)
     pairs = [(_words(output), _words(target)) for output, target in zip(outputs, targets, strict=True)]
     rows = {f"rouge{size}": [100 * rouge_n(*pair, size) for pair in pairs] for size in (1, 2)}
     rows["rougeL"] = [100 * rouge_l(*pair) for pair in pairs]
     rows["exact"] = [float(output.strip() == target.strip()) for output, target in zip(outputs, targets, strict=True)]
     rows["copied"] = [float(output.strip() == source.strip()) for output, source in zip(outputs, sources, strict=True)]
 
-    def means(weights: Floats) -> dict[str, Floats]:
-        return {name: (weights @ np.array(row)) / weights.sum(1) for name, row in rows.items()}
+    def statistic(weights: Floats) -> dict[str, Floats]:
+        means = {name: (weights @ np.array(row)) / weights.sum(1) for name, row in rows.items()}
+        return {**{name: score(weights) for name, score in corpus.items()}, **means}
 
-    figures |= with_intervals(means, len(targets), seed=seed, resamples=resamples)
+    figures = with_intervals(statistic, len(targets), seed=seed, resamples=resamples)
     values = {name: figure.value for name, figure in figures.items()}
     return Scores(values, signatures, len(targets), figures)
 
 
 def _corpus_scores(
-    targets: Sequence[str], outputs: Sequence[str], resamples: int
-) -> tuple[dict[str, Figure], dict[str, str]]:
-    """BLEU and chrF of all texts together, by sacrebleu; it draws its resamples itself."""
+    targets: Sequence[str], outputs: Sequence[str]
+) -> tuple[dict[str, Callable[[Floats], Floats]], dict[str, str]]:
+    """BLEU and chrF of all texts together, by sacrebleu: figures for weights [B, N] of the texts; and signatures."""
     try:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
@@ -74,14 +76,19 @@ def _corpus_scores(
         raise TriviumError(
             "BLEU and chrF need the package sacrebleu", fix="pip install 'trivium[evaluation]'"
         ) from None
-    figures: dict[str, Figure] = {}
+    scores: dict[str, Callable[[Floats], Floats]] = {}
     signatures: dict[str, str] = {}
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        score = metric.corpus_score(list(outputs), [list(targets)], n_bootstrap=max(1, resamples))
-        middle, half = (float(score._mean), float(score._ci)) if resamples else (math.nan, math.nan)
-        figures[name] = Figure(float(score.score), middle - half, middle + half)
+        # What it counts in each text, as it sums them up itself; its own resampling cannot be given a seed.
+        counts = np.array(metric._extract_corpus_statistics(list(outputs), [list(targets)]), dtype=np.float64)
+        scores[name] = partial(_scored, metric, counts)
         signatures[name] = str(metric.get_signature())
-    return figures, signatures
+    return scores, signatures
+
+
+def _scored(metric: Any, counts: Floats, weights: Floats) -> Floats:
+    sums = weights @ counts
+    return np.array([float(metric._compute_score_from_stats(row.tolist()).score) for row in sums])
 
 
 def rouge_n(output: Sequence[str], target: Sequence[str], size: int) -> float:

@@ -15,14 +15,20 @@ from trivium.evaluation.translation import generation_scores
 
 if TYPE_CHECKING:
     from trivium.inference.model import LanguageModel
+    from trivium.inference.remote import RemoteModel
     from trivium.recipe import DataSection, Source
 
 RESAMPLES = 300
-"""Of BLEU and chrF: sacrebleu takes seconds for a thousand."""
+"""Of the rows: BLEU and chrF take seconds for a thousand."""
 
 
 def evaluate_pairs(
-    model: LanguageModel, sources: Sequence[Source], settings: DataSection, *, seed: int = 0, rows: int | None = None
+    model: LanguageModel | RemoteModel,
+    sources: Sequence[Source],
+    settings: DataSection,
+    *,
+    seed: int = 0,
+    rows: int | None = None,
 ) -> Evaluation:
     """Answers the source of each pair by the model's own settings, and compares with its target.
 
