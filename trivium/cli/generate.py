@@ -16,7 +16,7 @@ from trivium.errors import TriviumError
 
 if TYPE_CHECKING:
     from trivium.inference.model import Generation, LanguageModel, Options, Prompt
-    from trivium.inference.remote import RemoteAnswer
+    from trivium.inference.remote import RemoteAnswer, RemoteModel
 
 Model = Annotated[Path, typer.Argument(help="A model folder.")]
 AnyModel = Annotated[str, typer.Argument(help="A model folder, or URL#NAME of an OpenAI-style server.")]
@@ -81,8 +81,6 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each answer.")] = False,
 ) -> None:
     """Continue a text, answer a question, or turn a text into another one."""
-    from trivium.inference.remote import RemoteModel, is_remote
-
     texts = _texts(prompt, file)
     options: Options = {
         "max_new_tokens": max_new_tokens,
@@ -105,11 +103,8 @@ def generate(
     prompts: list[Prompt] = (
         [[{"role": "user", "content": text}] for text in texts.values()] if chat else [*texts.values()]
     )
-    if is_remote(model):
-        _print(iter(RemoteModel(model).answers(prompts, n=n, **options)), list(texts.values()), n, as_json=as_json)
-        return
-    loaded = open_model(Path(model), device=device, dtype=dtype, threads=threads)
-    if len(prompts) == 1 and n == 1 and not (as_json or no_stream):
+    loaded = _any_model(model, device=device, dtype=dtype, threads=threads)
+    if len(prompts) == 1 and n == 1 and not (as_json or no_stream) and hasattr(loaded, "stream"):
         for piece in loaded.stream(prompts[0], **options):
             typer.echo(piece, nl=False)
         typer.echo()
@@ -141,6 +136,15 @@ def _early_stopping(text: str | None) -> bool | Literal["never"] | None:
             "early_stopping cannot have this value", where="--early-stopping", value=text, fix="true, false or never"
         )
     return meanings[text.lower()]
+
+
+def _any_model(place: str, *, device: str, dtype: str | None, threads: int | None) -> LanguageModel | RemoteModel:
+    """The model of a server, or of a folder."""
+    from trivium.inference.remote import RemoteModel, is_remote
+
+    return (
+        RemoteModel(place) if is_remote(place) else open_model(Path(place), device=device, dtype=dtype, threads=threads)
+    )
 
 
 def open_model(folder: Path, *, device: str, dtype: str | None, threads: int | None) -> LanguageModel:
