@@ -13,7 +13,7 @@ import selectors
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, Protocol
 
 from trivium.data.pipeline.errors import from_json
@@ -175,8 +175,12 @@ class RayEngine:
         self._own = not ray.is_initialized()
         if self._own:
             variables = {**ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            place = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}
-            ray.init(log_to_driver=False, logging_level="error", runtime_env={"env_vars": variables}, **place)
+            said: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+            if "RAY_ADDRESS" in os.environ:
+                ray.init(runtime_env={"env_vars": variables}, **said)
+            else:  # a runtime_env would hang where the path of the interpreter holds a space
+                with _environment(variables):
+                    ray.init(num_cpus=workers, include_dashboard=False, **said)
         self._at_once = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def run(self, job: Job, tasks: Sequence[Task], more: More) -> dict[str, Any]:
@@ -212,6 +216,21 @@ class RayEngine:
         """End the cluster if it was started here."""
         if self._own:
             self._ray.shutdown()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Inside, processes that are started inherit these variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _ray() -> Any:
