@@ -23,13 +23,10 @@ def cluster():
     """A cluster of four workers on this machine."""
     ray = pytest.importorskip("ray")
     path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
-    ray.init(
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}},
-    )
+    with pytest.MonkeyPatch.context() as environment:  # not by a runtime_env: see `RayEngine`
+        environment.setenv("PYTHONPATH", path)
+        environment.setenv("OMP_NUM_THREADS", "1")
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield ray
     ray.shutdown()
 
