@@ -61,7 +61,7 @@ class Child:
 
 
 class Augmenter(Step):
-    """Override `children_of`, or `children_of_all` where many texts at once are faster."""
+    """Makes children of many documents at once; see `Drawing` for one at a time."""
 
     def __init__(self, config: Any, *, seed: int = 0) -> None:
         super().__init__(config, seed=seed)
@@ -71,12 +71,8 @@ class Augmenter(Step):
         self._similarity: Similarity | None = None
 
     @abstractmethod
-    def children_of(self, document: Document, draw: random.Random, number: int) -> Child | None:
-        """Child `number` of a document; None if nothing can be changed."""
-
     def children_of_all(self, documents: Sequence[Document]) -> list[list[Child]]:
         """For each document its children, before any of them is thrown away."""
-        return [self._drawn(document) for document in documents]
 
     def apply(self, document: Document) -> Result:
         return self.apply_all([document])[0]
@@ -96,14 +92,6 @@ class Augmenter(Step):
         wanted = self.config.similarity
         named = wanted is not None and wanted.measure not in ("chrf", "words")
         return [Path(wanted.measure).expanduser()] if named else []
-
-    def draw(self, document: Document, number: int) -> random.Random:
-        """The random numbers of one child."""
-        return random.Random(hashlib.blake2b(self._key(document, number), digest_size=16).digest())
-
-    def _drawn(self, document: Document) -> list[Child]:
-        made = (self.children_of(document, self.draw(document, n), n) for n in range(self.config.children))
-        return [child for child in made if child is not None]
 
     def _is_meant(self, document: Document) -> bool:
         split = document.meta.get("split")
@@ -167,6 +155,25 @@ class Augmenter(Step):
 
     def _key(self, document: Document, number: int) -> bytes:
         return f"{self.name}\0{self.seed}\0{document.id}\0{number}".encode("utf-8", "surrogatepass")
+
+
+class Drawing(Augmenter):
+    """Makes each child on its own, by random numbers of its own."""
+
+    @abstractmethod
+    def children_of(self, document: Document, draw: random.Random, number: int) -> Child | None:
+        """Child `number` of a document; None if nothing can be changed."""
+
+    def children_of_all(self, documents: Sequence[Document]) -> list[list[Child]]:
+        return [self._drawn(document) for document in documents]
+
+    def draw(self, document: Document, number: int) -> random.Random:
+        """The random numbers of one child."""
+        return random.Random(hashlib.blake2b(self._key(document, number), digest_size=16).digest())
+
+    def _drawn(self, document: Document) -> list[Child]:
+        made = (self.children_of(document, self.draw(document, n), n) for n in range(self.config.children))
+        return [child for child in made if child is not None]
 
 
 def _flat(text: str) -> str:

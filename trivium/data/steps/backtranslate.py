@@ -7,7 +7,6 @@ that translates back: near 0 where the translation kept the meaning, far below w
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,10 +55,6 @@ class Backtranslate(Augmenter):
     def parents(self) -> Sequence[Path]:
         folders = (path for pivot in self.config.pivots for path in (pivot.there.path, pivot.back.path))
         return [*(Path(path).expanduser() for path in dict.fromkeys(folders)), *super().parents()]
-
-    def children_of(self, document: Document, draw: random.Random, number: int) -> Child | None:
-        found = self.children_of_all([document])[0]
-        return found[number] if number < len(found) else None
 
     def children_of_all(self, documents: Sequence[Document]) -> list[list[Child]]:
         texts = [units_of(document.text, self.config.unit) for document in documents]

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from trivium.data.augment.replacing import Choice, choices, replacements
-from trivium.data.augment.step import Augmentation, Augmenter, Child
+from trivium.data.augment.step import Augmentation, Child, Drawing
 from trivium.data.augment.thesaurus import open_thesaurus
 from trivium.data.augment.words import Word, protected_terms, rewritten, words_of
 from trivium.data.documents import Document
@@ -24,7 +24,7 @@ from trivium.data.documents import Document
 _OPERATIONS = ("synonyms", "insertions", "swaps", "deletions")
 
 
-class Eda(Augmenter):
+class Eda(Drawing):
     """See the file's docstring."""
 
     class Config(Augmentation):

@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from trivium.data.augment.noise import KINDS, Kind, Layout, neighbours, slip
-from trivium.data.augment.step import Augmentation, Augmenter, Child
+from trivium.data.augment.step import Augmentation, Child, Drawing
 from trivium.data.augment.words import protected_terms, rewritten, words_of
 from trivium.data.documents import Document
 from trivium.errors import ConfigError
 
 
-class Noise(Augmenter):
+class Noise(Drawing):
     """See `trivium.data.augment.noise`."""
 
     class Config(Augmentation):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,6 @@ class Paraphrase(Augmenter):
 
     def parents(self) -> Sequence[Path]:
         return [Path(self.config.model).expanduser(), *super().parents()]
-
-    def children_of(self, document: Document, draw: random.Random, number: int) -> Child | None:
-        found = self.children_of_all([document])[0]
-        return found[number] if number < len(found) else None
 
     def children_of_all(self, documents: Sequence[Document]) -> list[list[Child]]:
         texts = [units_of(document.text, self.config.unit) for document in documents]

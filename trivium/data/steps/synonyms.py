@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import Field
 
 from trivium.data.augment.replacing import choices, replacements
-from trivium.data.augment.step import Augmentation, Augmenter, Child
+from trivium.data.augment.step import Augmentation, Child, Drawing
 from trivium.data.augment.thesaurus import open_thesaurus
 from trivium.data.augment.words import protected_terms, rewritten, words_of
 from trivium.data.documents import Document
 
 
-class Synonyms(Augmenter):
+class Synonyms(Drawing):
     """See `trivium.data.augment.replacing`."""
 
     class Config(Augmentation):
