@@ -111,7 +111,7 @@ def generate(
         return
     with _named(list(texts)):
         answers = loaded.answers(prompts, n=n, **options)
-    _print(iter(answers), list(texts.values()), n, as_json=as_json)
+    _print(answers, list(texts.values()), n, as_json=as_json)
 
 
 def _print(answers: Iterator[Generation | RemoteAnswer], texts: Sequence[str], n: int, *, as_json: bool) -> None:

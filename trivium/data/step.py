@@ -43,6 +43,11 @@ Result = Document | Sequence[Document] | Dropped | Merged | DataError
 """The document (changed or not), several that take its place (counted as added), that it is left out, or set aside."""
 
 
+def listed(value: Any) -> Any:
+    """For a setting that takes one text or several: always a list."""
+    return [value] if isinstance(value, str) else value
+
+
 class _AnyStep:
     Config: ClassVar[type[StrictModel]]
     """Settings; every subclass defines its own."""

@@ -29,7 +29,7 @@ _CREDITS = re.compile(
 _SELECTION = re.compile(
     r"\A\s*\[(?P<title>[^\]\n]{1,100}?),? by (?P<author>[^\]\n]{1,80}?)(?: (?P<year>1[4-9]\d\d|20\d\d))?\]"
 )
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _LANGUAGES = {"english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "dutch": "nl"}
 _FIRST_LINE = re.compile(
     r"Project Gutenberg(?:'s)? (?:eBook|e-?text) of (.{1,100}?), by (.{1,80}?)[ \t]*$", re.IGNORECASE | re.MULTILINE
@@ -90,7 +90,7 @@ def _header(text: str) -> dict[str, str]:
 
 def _iso(text: str) -> str:
     match = _DATE.search(text)
-    if not match or match["month"][:3].lower() not in _MONTHS:
+    if not match or match["month"][:3].lower() not in MONTHS:
         return ""
-    month = f"{match['year']}-{_MONTHS.index(match['month'][:3].lower()) + 1:02}"
+    month = f"{match['year']}-{MONTHS.index(match['month'][:3].lower()) + 1:02}"
     return f"{month}-{int(match['day']):02}" if match["day"] else month

@@ -38,14 +38,19 @@ _BEFORE, _AFTER = 90, 50
 
 
 def around_digits(text: str) -> Iterator[tuple[int, int]]:
-    """Stretches with every digit and what surrounds it, none of which overlap: most of a book is outside of them."""
+    """Stretches with every digit and what surrounds it: most of a book is outside of them."""
+    return stretches(_DIGIT_RUNS.finditer(text), before=_BEFORE, after=_AFTER, end=len(text))
+
+
+def stretches(runs: Iterable[re.Match[str]], *, before: int, after: int, end: int) -> Iterator[tuple[int, int]]:
+    """The runs with what stands `before` and `after` them, up to `end`; what would overlap is one stretch."""
     first, last = 0, -1
-    for run in _DIGIT_RUNS.finditer(text):
-        if run.start() - _BEFORE > last:
+    for run in runs:
+        if run.start() - before > last:
             if last >= 0:
                 yield first, last
-            first = max(0, run.start() - _BEFORE)
-        last = min(len(text), run.end() + _AFTER)
+            first = max(0, run.start() - before)
+        last = min(end, run.end() + after)
     if last >= 0:
         yield first, last
 

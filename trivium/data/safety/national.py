@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from trivium.data.safety.findings import Finding, any_word, near
+from trivium.data.safety.findings import Finding, any_word, near, stretches
 from trivium.data.safety.packages import stdnum
 
 
@@ -107,22 +107,10 @@ class NationalIds:
 
     def __call__(self, text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[Finding]:
         """Looks only where digits stand close together."""
-        for first, last in _windows(text, start, end):
+        dense = _DENSE.finditer(text, start, end)
+        for first, last in stretches(dense, before=_BEFORE, after=_AFTER, end=len(text)):
             for register in self._registers:
                 yield from register.inside(text, first, last)
-
-
-def _windows(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Stretches that hold such a run with what surrounds it; no two of them overlap."""
-    first, last = 0, -1
-    for run in _DENSE.finditer(text, start, end):
-        if run.start() - _BEFORE > last:
-            if last >= 0:
-                yield first, last
-            first = max(0, run.start() - _BEFORE)
-        last = min(len(text), run.end() + _AFTER)
-    if last >= 0:
-        yield first, last
 
 
 class _Register:

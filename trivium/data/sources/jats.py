@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trivium.data.documents import Document
 from trivium.data.intake import InputFile, Intake
 from trivium.data.markup.articles import article_text, inline
+from trivium.data.markup.gutenberg import MONTHS
 from trivium.data.markup.licences import licence_name
 from trivium.data.markup.sections import heading, sections, tidy
 from trivium.data.markup.xml import ELEMENT_BYTES, child, children, elements, name, text_of
@@ -27,7 +28,6 @@ SHARED = packed(".xml")
 
 _KINDS = ("article", "PubmedArticle", "PubmedBookArticle")
 _XLINK = "{http://www.w3.org/1999/xlink}href"
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()  # noqa: SIM905
 
 
 def recognises(head: bytes) -> bool:
@@ -177,7 +177,7 @@ def _date(element: _Element | None) -> str:
     found: list[str] = []
     for word, width in zip(words, (4, 2, 2), strict=True):
         lowered = word[:3].lower()
-        number = str(_MONTHS.index(lowered) + 1) if lowered in _MONTHS else word
+        number = str(MONTHS.index(lowered) + 1) if lowered in MONTHS else word
         if not number.isdecimal():
             break
         found.append(number.zfill(width))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -18,14 +18,10 @@ from trivium.data.intake import Intake
 from trivium.data.sealing import is_sealed, load_sealed
 from trivium.data.splits.overlap import NGRAM, Finder, Hit, build_index, excerpt, stretches
 from trivium.data.splits.passages import rows_or_documents
-from trivium.data.step import Dropped, Result, Step
+from trivium.data.step import Dropped, Result, Step, listed
 from trivium.recipe import Source
 
 _TOGETHER = 64
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 class Decontaminate(Step):
@@ -34,7 +30,7 @@ class Decontaminate(Step):
     class Config(StrictModel):
         """Settings of `decontaminate`."""
 
-        against: Annotated[list[str], BeforeValidator(_listed)] = Field(min_length=1)
+        against: Annotated[list[str], BeforeValidator(listed)] = Field(min_length=1)
         """Sealed sets (folders of `trivium data seal`), or files of rows or documents."""
         ngram: int = Field(NGRAM, ge=5, le=100)
         """Words in a run (of files; a sealed set keeps its own): 13 in GPT-3, 10 in Llama 2."""

@@ -19,14 +19,10 @@ from trivium.config import StrictModel
 from trivium.data.dedup.keeping import sketched
 from trivium.data.documents import Document
 from trivium.data.splits.assign import TRAIN, by_fraction, key_hash, main_keys, positions, ties, unit_names, units
-from trivium.data.step import CorpusStep, Dropped, Result
+from trivium.data.step import CorpusStep, Dropped, Result, listed
 from trivium.errors import ConfigError, DataError
 
 _NO_DATE = -1
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 class Split(CorpusStep):
@@ -35,7 +31,7 @@ class Split(CorpusStep):
     class Config(StrictModel):
         """Settings of `split`."""
 
-        by: Annotated[list[str], BeforeValidator(_listed)] = Field(default_factory=lambda: ["group"], min_length=1)
+        by: Annotated[list[str], BeforeValidator(listed)] = Field(default_factory=lambda: ["group"], min_length=1)
         """Fields of meta whose values must not be cut in two: group, author, book, speaker; `date`: by time."""
         validation: float = Field(0.05, ge=0, le=1)
         """Share of the groups held out for validation."""
