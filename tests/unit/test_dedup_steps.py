@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.unit.corpus_steps import run
 from trivium.data.dedup.buckets import components
 from trivium.data.dedup.signatures import Signer, similarity
 from trivium.data.dedup.words import shingle_hashes, word_hashes, word_places
@@ -44,27 +45,6 @@ def documents(*texts: str, **metas) -> list[Document]:
         Document(f"d{number}", each, f"f:{number}", meta={name: values[number] for name, values in metas.items()})
         for number, each in enumerate(texts)
     ]
-
-
-def run(step, given, folder: Path, *, part=3):
-    """What becomes of the documents, when they are sketched in parts of this size."""
-    parts = [given[start : start + part] for start in range(0, len(given), part)]
-    sketches = []
-    for number, each in enumerate(parts):
-        files = {}
-        for name, data in step.sketch(each).items():
-            files[name] = folder / f"{number}.{name}"
-            files[name].write_bytes(data)
-        sketches.append(files)
-    report = folder / "report"
-    report.mkdir(exist_ok=True)
-    decisions = json.loads(json.dumps(list(step.decide(sketches, report))))
-    fresh = type(step)(type(step).Config(**step.config.model_dump()), seed=step.seed)
-    return [
-        result
-        for each, decision in zip(parts, decisions, strict=True)
-        for result in fresh.apply_all(each, decision)
-    ]  # fmt: skip
 
 
 def report(folder: Path, name="clusters.jsonl"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.corpus_steps import run
 from trivium.data.documents import Document
 from trivium.data.pipeline import resolve_pipeline
 from trivium.data.step import Dropped
@@ -20,19 +20,6 @@ from trivium.errors import ConfigError, DataError
 
 def document(name: str, **meta) -> Document:
     return Document(name, f"text of {name}", "f", meta=meta)
-
-
-def run(step, given, folder: Path, *, part=50):
-    parts = [given[start : start + part] for start in range(0, len(given), part)]
-    sketches = []
-    for number, each in enumerate(parts):
-        files = {}
-        for name, data in step.sketch(each).items():
-            files[name] = folder / f"{number}.{name}"
-            files[name].write_bytes(data)
-        sketches.append(files)
-    decisions = json.loads(json.dumps(list(step.decide(sketches, folder))))
-    return [one for each, decision in zip(parts, decisions, strict=True) for one in step.apply_all(each, decision)]
 
 
 def split(documents, folder, *, seed=0, part=50, **settings):
@@ -58,7 +45,7 @@ def test_groups_are_never_cut_and_shares_are_about_right(books, tmp_path):
     assert 55 < counts["test"] < 105
     assert 25 < counts["validation"] < 60
     assert 25 < counts["calibration"] < 60
-    account = json.loads((tmp_path / "splits.json").read_text())
+    account = json.loads((tmp_path / "report" / "splits.json").read_text())
     assert account == {"documents": dict(sorted(Counter(found).items())), "groups": dict(sorted(counts.items()))}
 
 
