@@ -241,7 +241,6 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
