@@ -392,11 +392,14 @@ class Engine:
         return whole_tensors(self.roles[role].module.state_dict())
 
     def load_weights(self, role: str, weights: Mapping[str, Tensor]) -> None:
-        """The inverse of `weights`."""
-        own = self.roles[role].module.state_dict()
+        """The inverse of `weights`; what is missing there must be frozen, and stays."""
+        module = self.roles[role].module
+        missing = [name for name, p in module.named_parameters() if p.requires_grad and name not in weights]
+        assert not missing, f"nothing is stored for {missing[:3]}"
         with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(shard_like(weights[name], tensor))
+            for name, tensor in module.state_dict().items():
+                if name in weights:
+                    tensor.copy_(shard_like(weights[name], tensor))
 
     def optimizer_state(self, player: str) -> dict[str, Any]:
         """Optimiser state by parameter name, and the loss scale; every rank must call it."""
