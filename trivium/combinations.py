@@ -242,6 +242,7 @@ def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
     train, changed = recipe.train, resolved.differences_from_defaults()
     no_validation = (not recipe.data.validation, "there is no data.validation", "give data.validation")
     no_samples = (not train.sample_prompts, "there are no train.sample_prompts", "give train.sample_prompts")
+    no_warmup = (train.warmup_steps == 0, "train.warmup_steps is 0", "set train.warmup_steps")
     rules: dict[Keys, tuple[bool, str, str]] = {
         ("train", "validate_every"): no_validation,
         ("train", "validation_batches"): no_validation,
@@ -252,6 +253,23 @@ def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
             f"the schedule is {train.schedule}",
             "set train.schedule=wsd",
         ),
+        ("train", "decay_shape"): (
+            train.schedule != "wsd",
+            f"the schedule is {train.schedule}",
+            "set train.schedule=wsd",
+        ),
+        ("train", "schedule_power"): (
+            train.schedule != "polynomial",
+            f"the schedule is {train.schedule}",
+            "set train.schedule=polynomial",
+        ),
+        ("train", "schedule_cycles"): (
+            train.schedule != "cosine_restarts",
+            f"the schedule is {train.schedule}",
+            "set train.schedule=cosine_restarts",
+        ),
+        ("train", "warmup_shape"): no_warmup,
+        ("train", "warmup_start_ratio"): no_warmup,
         ("train", "min_lr_ratio"): (
             train.schedule == "constant",
             "the schedule is constant",
