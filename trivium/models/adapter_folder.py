@@ -18,12 +18,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from trivium.artifacts.manifest import artifact_root
 from trivium.artifacts.paths import inside
 from trivium.artifacts.record import read_record
 from trivium.artifacts.tensors import read_tensors, write_tensors
-from trivium.errors import ModelError
+from trivium.errors import ConfigError, ModelError
 from trivium.lazy import torch
+from trivium.models.build import family, first_problem
 from trivium.models.config import ModelConfig
 from trivium.models.folder import (
     CONFIG,
@@ -31,6 +34,7 @@ from trivium.models.folder import (
     SINGLE,
     config_of,
     file_tensor,
+    is_ignored,
     keys_of,
     load_model,
     read_config,
@@ -40,7 +44,7 @@ from trivium.models.folder import (
     write_model_config,
 )
 from trivium.models.huggingface import HEAD_FIELDS, expand
-from trivium.models.transform import Base, Transform, adapters_of, add_transform, base_names, choose_trainable
+from trivium.models.transform import Base, Transform, adapters_of, add_transform, base_names, finish
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,6 +109,9 @@ def save_adapters(folder: Path, model: Transformer, weights: Mapping[str, Tensor
     order = ["." if alone else adapter.name for adapter in adapters]
     names = [adapter.name for adapter in adapters]
     own = {"format": 1, "base": base.path, "fingerprint": base.fingerprint, "adapters": order, "names": names}
+    own["vocab_size"] = model.config.vocab_size
+    if prepared := [_component(transform) for transform in model.transforms if transform.changes_base]:
+        own["prepared"] = prepared
     write_json(folder / OWN, own)
     write_model_config(folder, model.config, next(iter(model.parameters())).dtype)
 
@@ -133,16 +140,132 @@ def load_adapters(
             where=found,
             fix="merge that adapter into its base first: trivium export FOLDER --merge --output BASE",
         )
+    stored_tensors = [read_adapter_tensors(entry.tensors) for entry in stored]
+    wanted = wanted or _head_of_peft(stored[0], stored_tensors[0], found)
     model = load_model(found, dtype=dtype, device=device, head=wanted, seed=seed)
-    for entry, name in zip(stored, _names(path, len(stored)), strict=True):
-        tensors = read_tensors(entry.tensors)
-        transform = adapter_class(entry).from_peft(entry.settings, tensors, model)
+    for transform in _prepared(path):
+        add_transform(model, transform, seed=seed)
+    for entry, tensors, name in zip(stored, stored_tensors, _names(path, len(stored)), strict=True):
+        transform = _read_transform(entry, tensors, model)
         transform.name, transform.where = name, str(entry.folder / ADAPTER)
         add_transform(model, transform, seed=seed)
     model.base = base_of(found)
-    put_values(model, adapter_values(path, model))
-    choose_trainable(model)
+    values = adapter_values(path, model)
+    put_values(model, values)
+    finish(model)
+    for entry, tensors, transform in zip(stored, stored_tensors, adapters_of(model), strict=True):
+        _check_tensors(entry, transform, tensors, model)
+    _check_head(path, model, values)
     return model
+
+
+def _read_transform(entry: Stored, tensors: Mapping[str, Tensor], model: Transformer) -> Transform:
+    """The transform of an adapter; errors name its file."""
+    where = entry.folder / ADAPTER
+    try:
+        return adapter_class(entry).from_peft(entry.settings, tensors, model)
+    except ValidationError as error:
+        found = first_problem(error, where="")
+        raise ModelError(**{**found, "where": f"{where}: {found['where'].lstrip('.')}"}) from None
+    except (ModelError, ConfigError) as error:
+        inside_file = str(error.where).removeprefix(f"{ADAPTER}: ") if error.where else None
+        place = error.where if str(error.where).startswith(str(entry.folder)) else where
+        place = f"{where}: {inside_file}" if inside_file and place == where else place
+        given = {"value": error.value} if error.has_value else {}
+        raise ModelError(error.problem, where=place, fix=error.fix, **given) from None
+
+
+def _prepared(folder: Path) -> list[Transform]:
+    """What was done to the base before the adapters were trained."""
+    from trivium.registry import component, names
+
+    own = read_json(folder / OWN) if (folder / OWN).is_file() else {}
+    listed, found = own.get("prepared", []), []
+    for entry in listed if isinstance(listed, list) else [listed]:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        cls = component("transforms", name) if name in names("transforms") else None
+        if cls is None or not cls.changes_base:
+            raise ModelError("unknown change of the base", where=f"{folder / OWN}: prepared", value=entry)
+        try:
+            found.append(cls(cls.Config(**{key: value for key, value in entry.items() if key != "name"})))
+        except ValidationError as error:
+            raise ModelError(**first_problem(error, where=f"{folder / OWN}: prepared")) from None
+    return found
+
+
+def _component(transform: Transform) -> dict[str, Any]:
+    """A transform as a recipe names it."""
+    return {"name": type(transform).__module__.rpartition(".")[2], **transform.config.model_dump(mode="json")}
+
+
+def read_adapter_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter; never a pickle."""
+    pickled = path.with_suffix(".bin")
+    if not path.is_file() and pickled.is_file():
+        raise ModelError(
+            "the adapter is stored as pickle, which could run any code when it is read",
+            where=pickled,
+            fix="store it as safetensors: load it with PEFT, then save_pretrained into a new folder",
+        )
+    if not path.is_file():
+        raise ModelError("the folder of the adapter has no weights", where=path, fix=f"put {TENSORS} there")
+    return read_tensors(path)
+
+
+def _check_tensors(entry: Stored, adapter: Transform, tensors: Mapping[str, Tensor], model: Transformer) -> None:
+    """Refuses tensors that nothing here reads: the model would not be the one that was stored."""
+    known = {_bare(name) for name in adapter.tensors(model, model.state_dict())}
+    table = expand(keys_of(model.config), model.config, [name for name, _ in model.named_parameters()])
+    known |= {PEFT_PREFIX + key.file for key in table}
+    file = family(model.config.family)
+    unknown = sorted(
+        name for name in tensors if _bare(name) not in known and not is_ignored(_bare(name)[len(PEFT_PREFIX) :], file)
+    )
+    if unknown:
+        raise ModelError(
+            f"the adapter holds {len(unknown)} tensors that have no place in the model",
+            where=entry.tensors,
+            value=", ".join(unknown[:3]),
+            fix="give the base it was trained on; or it is of a kind that is not supported",
+        )
+
+
+def _bare(name: str) -> str:
+    """The name without what only some versions of PEFT write."""
+    name = name.replace(".base_layer.", ".")
+    return name.removesuffix(".weight") if ".lora_magnitude_vector" in name else name
+
+
+def _head_of_peft(entry: Stored, tensors: Mapping[str, Tensor], base: Path) -> dict[str, Any] | None:
+    """The head that an adapter of PEFT for labels brings along, where its base has another."""
+    kind = {task: head for (head, _), task in _TASKS.items()}.get(str(entry.settings.get("task_type")))
+    config = read_config(base)
+    if kind not in ("sequence", "token", "span") or config.head == kind:
+        return None
+    layers = {tensor.shape[0] for name, tensor in tensors.items() if _scores(name, tensor, config)}
+    if len(layers) != 1:
+        return None
+    names = tuple(f"LABEL_{number}" for number in range(layers.pop()))
+    return {"head": kind} | ({} if kind == "span" else {"labels": names})
+
+
+def _scores(name: str, tensor: Tensor, config: ModelConfig) -> bool:
+    """Whether the tensor is the last layer of a head for labels."""
+    last = name.removeprefix(PEFT_PREFIX)
+    return last in ("score.weight", "classifier.weight", "classifier.out_proj.weight", "qa_outputs.weight") and (
+        tensor.dim() == 2 and tensor.shape[1] == config.hidden_size
+    )
+
+
+def _check_head(folder: Path, model: Transformer, values: Mapping[str, Tensor]) -> None:
+    """Refuses a new head of which the adapter has only a part: the rest would be random."""
+    if missing := [name for name in model.invented if name not in values]:
+        raise ModelError(
+            "neither the adapter nor its base has these weights of the head",
+            where=folder,
+            value=", ".join(missing[:3]),
+            fix="give a base with that head: the folder of the model that the adapter was trained on",
+        )
 
 
 def adapter_values(folder: Path | str, model: Transformer) -> dict[str, Tensor]:
@@ -150,7 +273,7 @@ def adapter_values(folder: Path | str, model: Transformer) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     adapters = adapters_of(model)
     for entry, adapter in zip(stored_adapters(Path(folder)), adapters, strict=True):
-        tensors = read_tensors(entry.tensors)
+        tensors = read_adapter_tensors(entry.tensors)
         values |= adapter.values(tensors, model)
         values |= _read_trained_base(tensors, model)
     return values
@@ -158,17 +281,22 @@ def adapter_values(folder: Path | str, model: Transformer) -> dict[str, Tensor]:
 
 def put_values(model: Transformer, values: Mapping[str, Tensor]) -> None:
     """Sets parameters by name; ModelError where a shape is another."""
-    own = dict(model.named_parameters(remove_duplicate=False))
+    own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, tensor in values.items():
             if own[name].shape != tensor.shape:
-                raise ModelError(
-                    "the adapter does not fit the base: a weight has another shape",
-                    where=name,
-                    value=f"{list(tensor.shape)} in the adapter, {list(own[name].shape)} by the base",
-                    fix="give the base it was trained on",
-                )
+                raise misfit(name, list(tensor.shape), list(own[name].shape))
             own[name].copy_(tensor)
+
+
+def misfit(name: str, found: object, expected: object) -> ModelError:
+    """The error for a tensor of another size."""
+    return ModelError(
+        "the adapter does not fit the base: a weight has another shape",
+        where=name,
+        value=f"{found} in the adapter, {expected} by the base",
+        fix="give the base it was trained on",
+    )
 
 
 def stored_adapters(folder: Path) -> Iterator[Stored]:
@@ -229,6 +357,7 @@ def find_base(folder: Path, base: Path | str | None = None) -> Path:
             value=str(base or named),
             fix="give the folder of the base, or put it where the adapter names it (base_model_name_or_path)",
         )
+    _check_vocabulary(folder, own, found)
     expected = own.get("fingerprint")
     if expected and fingerprint(found) != expected:
         raise ModelError(
@@ -238,6 +367,18 @@ def find_base(folder: Path, base: Path | str | None = None) -> Path:
             fix="give the base it was trained on; an adapter means nothing on another one",
         )
     return found
+
+
+def _check_vocabulary(folder: Path, own: Mapping[str, Any], base: Path) -> None:
+    """An adapter for more or fewer tokens than its base has would silently mean other words."""
+    expected, there = own.get("vocab_size"), read_json(base / CONFIG).get("vocab_size")
+    if isinstance(expected, int) and isinstance(there, int) and expected != there:
+        raise ModelError(
+            "the vocabulary of the base has changed since the adapter was trained",
+            where=folder / OWN,
+            value=f"{expected} tokens in the adapter, {there} in {base}",
+            fix="give the base with the vocabulary it was trained with (trivium tokenizer extend writes a new folder)",
+        )
 
 
 def _recorded(folder: Path) -> list[Path]:
@@ -291,7 +432,8 @@ def _task(config: ModelConfig) -> str | None:
 def _trained_base(model: Transformer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters of the base that train, under the names of the file format."""
     parameters = dict(model.named_parameters())
-    trained = [name for name in base_names(model) if parameters[name].requires_grad]
+    stored = [name for adapter in adapters_of(model) for name in parameters if adapter.stores(name)]
+    trained = [name for name in base_names(model) if parameters[name].requires_grad and name not in stored]
     table = expand(keys_of(model.config), model.config, trained)
     covered = {name for key in table for name in key.own}
     if missing := sorted(set(trained) - covered):
@@ -308,10 +450,13 @@ def _read_trained_base(tensors: Mapping[str, Tensor], model: Transformer) -> dic
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names = base_names(model)
     found: dict[str, Tensor] = {}
+    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}
     for key in expand(keys_of(model.config), model.config, names):
         tensor = tensors.get(PEFT_PREFIX + key.file)
-        if tensor is not None:
+        if tensor is not None and all(parameters[name].is_floating_point() for name in key.own):
             tensor = tensor.t() if key.transposed and tensor.dim() == 2 else tensor
             shapes = [tuple(parameters[name].shape) for name in key.own]
+            if tensor.shape[:1] != (sum(shape[0] for shape in shapes),):
+                raise misfit(key.file, list(tensor.shape), [sum(shape[0] for shape in shapes), *shapes[0][1:]])
             found |= zip(key.own, unstacked(tensor, key, shapes, model.config.num_kv_heads), strict=True)
     return found
