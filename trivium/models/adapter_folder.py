@@ -1,6 +1,8 @@
 """Adapters as folders: PEFT's format, with its tokenizer, beside a base that is named and recognised.
 
     adapter_config.json, adapter_model.safetensors   one adapter, as PEFT writes and reads it
+    adapter_config.json, adapter.safetensors         one bottleneck adapter, as AdapterHub does; the head that was
+                                                     trained with it in model_head.safetensors
     config.json                                      the shape of the whole model, with the head that was trained
     adapters.json                                    the base, by path and fingerprint, and the order of the adapters
 
@@ -18,15 +20,23 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from trivium.artifacts.manifest import artifact_root
 from trivium.artifacts.paths import inside
 from trivium.artifacts.record import read_record
 from trivium.artifacts.tensors import read_tensors, write_tensors
-from trivium.errors import ConfigError, ModelError
+from trivium.errors import ModelError
 from trivium.lazy import torch
-from trivium.models.build import family, first_problem
+from trivium.models.adapter_checks import (
+    PEFT_PREFIX,
+    as_component,
+    check_head,
+    check_tensors,
+    check_vocabulary,
+    head_of_labels,
+    misfit,
+    prepared,
+    read_checked,
+)
 from trivium.models.config import ModelConfig
 from trivium.models.folder import (
     CONFIG,
@@ -34,7 +44,6 @@ from trivium.models.folder import (
     SINGLE,
     config_of,
     file_tensor,
-    is_ignored,
     keys_of,
     load_model,
     read_config,
@@ -52,7 +61,10 @@ if TYPE_CHECKING:
     from trivium.models.transformer import Transformer
 
 ADAPTER, TENSORS, OWN = "adapter_config.json", "adapter_model.safetensors", "adapters.json"
-PEFT_PREFIX = "base_model.model."
+FUSION = "adapter_fusion_config.json"
+HEAD, HEAD_CONFIG = "model_head.safetensors", "head_config.json"
+_HUB_FILES = {"BOTTLENECK": (ADAPTER, "adapter.safetensors"), "FUSION": (FUSION, "model_adapter_fusion.safetensors")}
+"""Kind of adapter in AdapterHub's format -> its files."""
 _TASKS = {
     ("language", "decoder"): "CAUSAL_LM",
     ("language", "encoder_decoder"): "SEQ_2_SEQ_LM",
@@ -71,14 +83,38 @@ class Stored:
     settings: dict[str, Any]
 
     @property
-    def tensors(self) -> Path:
-        """Its file of tensors."""
-        return self.folder / TENSORS
+    def kind(self) -> str:
+        """PEFT's `peft_type`, or `BOTTLENECK` and `FUSION` in AdapterHub's format."""
+        if "peft_type" not in self.settings and "config" in self.settings:
+            return "FUSION" if "adapter_names" in self.settings else "BOTTLENECK"
+        return str(self.settings.get("peft_type", "")).rpartition(".")[2].upper()
+
+    @property
+    def file(self) -> Path:
+        """Its file of tensors; ModelError where that is not there, or a pickle."""
+        path = self.folder / _HUB_FILES.get(self.kind, ("", TENSORS))[1]
+        if not path.is_file():
+            pickled = sorted(entry.name for entry in self.folder.iterdir() if entry.suffix in (".bin", ".pt"))
+            raise ModelError(
+                "the adapter is stored as pickle, which could run any code when it is read"
+                if pickled
+                else "the folder of the adapter has no weights",
+                where=self.folder / (pickled[0] if pickled else path.name),
+                fix=f"store it as safetensors: {path.name}",
+            )
+        return path
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors, and those of the head beside it."""
+        found = read_tensors(self.file)
+        if self.kind in _HUB_FILES and (self.folder / HEAD).is_file():
+            found |= {PEFT_PREFIX + name: tensor for name, tensor in read_tensors(self.folder / HEAD).items()}
+        return found
 
 
 def is_adapter(folder: Path | str) -> bool:
     """Whether the folder holds adapters and not a model of its own."""
-    return any((Path(folder) / name).is_file() for name in (ADAPTER, OWN))
+    return any((Path(folder) / name).is_file() for name in (ADAPTER, FUSION, OWN))
 
 
 def save_adapters(folder: Path, model: Transformer, weights: Mapping[str, Tensor]) -> None:
@@ -93,27 +129,60 @@ def save_adapters(folder: Path, model: Transformer, weights: Mapping[str, Tensor
     for number, adapter in enumerate(adapters):
         place = folder if alone else folder / adapter.name
         place.mkdir(exist_ok=True)
-        settings = {
-            **adapter.settings(model),
-            "peft_type": adapter.peft_type,
-            "task_type": _task(model.config),
-            "base_model_name_or_path": base.path,
-            "inference_mode": True,
-        }
-        tensors = adapter.tensors(model, weights)
-        if number == 0 and also:
-            settings["modules_to_save"] = sorted({name.rpartition(".")[0] for name in also})
-            tensors |= {PEFT_PREFIX + name: tensor for name, tensor in also.items()}
-        write_json(place / ADAPTER, settings)
-        write_tensors(place / TENSORS, tensors, metadata={"format": "pt"})
+        write = _save_hub if adapter.peft_type in _HUB_FILES else _save_peft
+        write(place, adapter, model, weights, base, also if number == 0 else {})
     order = ["." if alone else adapter.name for adapter in adapters]
     names = [adapter.name for adapter in adapters]
     own = {"format": 1, "base": base.path, "fingerprint": base.fingerprint, "adapters": order, "names": names}
     own["vocab_size"] = model.config.vocab_size
-    if prepared := [_component(transform) for transform in model.transforms if transform.changes_base]:
-        own["prepared"] = prepared
+    if changes := [as_component(transform) for transform in model.transforms if transform.changes_base]:
+        own["prepared"] = changes
     write_json(folder / OWN, own)
     write_model_config(folder, model.config, next(iter(model.parameters())).dtype)
+
+
+def _save_peft(
+    place: Path,
+    adapter: Transform,
+    model: Transformer,
+    weights: Mapping[str, Tensor],
+    base: Base,
+    also: Mapping[str, Tensor],
+) -> None:
+    settings = {
+        **adapter.settings(model),
+        "peft_type": adapter.peft_type,
+        "task_type": _task(model.config),
+        "base_model_name_or_path": base.path,
+        "inference_mode": True,
+    }
+    tensors = adapter.tensors(model, weights)
+    if also:
+        settings["modules_to_save"] = sorted({name.rpartition(".")[0] for name in also})
+        tensors |= {PEFT_PREFIX + name: tensor for name, tensor in also.items()}
+    write_json(place / ADAPTER, settings)
+    write_tensors(place / TENSORS, tensors, metadata={"format": "pt"})
+
+
+def _save_hub(
+    place: Path,
+    adapter: Transform,
+    model: Transformer,
+    weights: Mapping[str, Tensor],
+    base: Base,
+    also: Mapping[str, Tensor],
+) -> None:
+    settings, tensors = _HUB_FILES[adapter.peft_type]
+    own = adapter.settings(model)
+    write_json(place / settings, own)
+    write_tensors(place / tensors, adapter.tensors(model, weights), metadata={"format": "pt"})
+    if also:
+        labels = {label: number for number, label in enumerate(model.config.labels)}
+        head = {**{key: own[key] for key in ("hidden_size", "model_class", "model_name", "model_type", "version")}}
+        write_json(
+            place / HEAD_CONFIG, {**head, "config": None, "name": None, "label2id": labels, "num_labels": len(labels)}
+        )
+        write_tensors(place / HEAD, also, metadata={"format": "pt"})
 
 
 def load_adapters(
@@ -140,132 +209,47 @@ def load_adapters(
             where=found,
             fix="merge that adapter into its base first: trivium export FOLDER --merge --output BASE",
         )
-    stored_tensors = [read_adapter_tensors(entry.tensors) for entry in stored]
-    wanted = wanted or _head_of_peft(stored[0], stored_tensors[0], found)
+    if wanted is None:
+        task = {task: head for (head, _), task in _TASKS.items()}.get(str(stored[0].settings.get("task_type")))
+        wanted = head_of_labels(task, stored[0].tensors(), read_config(found))
     model = load_model(found, dtype=dtype, device=device, head=wanted, seed=seed)
-    for transform in _prepared(path):
-        add_transform(model, transform, seed=seed)
-    for entry, tensors, name in zip(stored, stored_tensors, _names(path, len(stored)), strict=True):
-        transform = _read_transform(entry, tensors, model)
-        transform.name, transform.where = name, str(entry.folder / ADAPTER)
-        add_transform(model, transform, seed=seed)
     model.base = base_of(found)
+    own = read_json(path / OWN) if (path / OWN).is_file() else {}
+    for transform in prepared(path / OWN, own.get("prepared", [])):
+        add_transform(model, transform, seed=seed)
+    for entry, name in zip(stored, _names(path, stored), strict=True):
+        _add(model, entry, name, seed=seed)
     values = adapter_values(path, model)
     put_values(model, values)
     finish(model)
-    for entry, tensors, transform in zip(stored, stored_tensors, adapters_of(model), strict=True):
-        _check_tensors(entry, transform, tensors, model)
-    _check_head(path, model, values)
+    for entry, adapter in zip(stored, adapters_of(model), strict=True):
+        if entry.kind not in _HUB_FILES:
+            check_tensors(entry.file, adapter, entry.tensors(), model)
+    check_head(path, model, values)
     return model
 
 
-def _read_transform(entry: Stored, tensors: Mapping[str, Tensor], model: Transformer) -> Transform:
-    """The transform of an adapter; errors name its file."""
-    where = entry.folder / ADAPTER
-    try:
-        return adapter_class(entry).from_peft(entry.settings, tensors, model)
-    except ValidationError as error:
-        found = first_problem(error, where="")
-        raise ModelError(**{**found, "where": f"{where}: {found['where'].lstrip('.')}"}) from None
-    except (ModelError, ConfigError) as error:
-        inside_file = str(error.where).removeprefix(f"{ADAPTER}: ") if error.where else None
-        place = error.where if str(error.where).startswith(str(entry.folder)) else where
-        place = f"{where}: {inside_file}" if inside_file and place == where else place
-        given = {"value": error.value} if error.has_value else {}
-        raise ModelError(error.problem, where=place, fix=error.fix, **given) from None
+def put_adapter(model: Transformer, folder: Path | str, *, frozen: bool) -> str:
+    """Applies the one adapter of a folder to a model that is its base, and returns its name there."""
+    path = Path(folder)
+    stored = list(stored_adapters(path))
+    if len(stored) != 1:
+        raise ModelError("the folder holds several adapters", where=path, fix="name the folder of one of them")
+    if model.base is not None:
+        find_base(path, model.base.path)
+    transform = _add(model, stored[0], _names(path, stored)[0], seed=0)
+    transform.frozen = frozen
+    if next(model.parameters()).device.type != "meta":
+        put_values(model, transform.values(stored[0].tensors(), model))
+    return transform.name
 
 
-def _prepared(folder: Path) -> list[Transform]:
-    """What was done to the base before the adapters were trained."""
-    from trivium.registry import component, names
-
-    own = read_json(folder / OWN) if (folder / OWN).is_file() else {}
-    listed, found = own.get("prepared", []), []
-    for entry in listed if isinstance(listed, list) else [listed]:
-        name = entry.get("name") if isinstance(entry, dict) else None
-        cls = component("transforms", name) if name in names("transforms") else None
-        if cls is None or not cls.changes_base:
-            raise ModelError("unknown change of the base", where=f"{folder / OWN}: prepared", value=entry)
-        try:
-            found.append(cls(cls.Config(**{key: value for key, value in entry.items() if key != "name"})))
-        except ValidationError as error:
-            raise ModelError(**first_problem(error, where=f"{folder / OWN}: prepared")) from None
-    return found
-
-
-def _component(transform: Transform) -> dict[str, Any]:
-    """A transform as a recipe names it."""
-    return {"name": type(transform).__module__.rpartition(".")[2], **transform.config.model_dump(mode="json")}
-
-
-def read_adapter_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of an adapter; never a pickle."""
-    pickled = path.with_suffix(".bin")
-    if not path.is_file() and pickled.is_file():
-        raise ModelError(
-            "the adapter is stored as pickle, which could run any code when it is read",
-            where=pickled,
-            fix="store it as safetensors: load it with PEFT, then save_pretrained into a new folder",
-        )
-    if not path.is_file():
-        raise ModelError("the folder of the adapter has no weights", where=path, fix=f"put {TENSORS} there")
-    return read_tensors(path)
-
-
-def _check_tensors(entry: Stored, adapter: Transform, tensors: Mapping[str, Tensor], model: Transformer) -> None:
-    """Refuses tensors that nothing here reads: the model would not be the one that was stored."""
-    known = {_bare(name) for name in adapter.tensors(model, model.state_dict())}
-    table = expand(keys_of(model.config), model.config, [name for name, _ in model.named_parameters()])
-    known |= {PEFT_PREFIX + key.file for key in table}
-    file = family(model.config.family)
-    unknown = sorted(
-        name for name in tensors if _bare(name) not in known and not is_ignored(_bare(name)[len(PEFT_PREFIX) :], file)
-    )
-    if unknown:
-        raise ModelError(
-            f"the adapter holds {len(unknown)} tensors that have no place in the model",
-            where=entry.tensors,
-            value=", ".join(unknown[:3]),
-            fix="give the base it was trained on; or it is of a kind that is not supported",
-        )
-
-
-def _bare(name: str) -> str:
-    """The name without what only some versions of PEFT write."""
-    name = name.replace(".base_layer.", ".")
-    return name.removesuffix(".weight") if ".lora_magnitude_vector" in name else name
-
-
-def _head_of_peft(entry: Stored, tensors: Mapping[str, Tensor], base: Path) -> dict[str, Any] | None:
-    """The head that an adapter of PEFT for labels brings along, where its base has another."""
-    kind = {task: head for (head, _), task in _TASKS.items()}.get(str(entry.settings.get("task_type")))
-    config = read_config(base)
-    if kind not in ("sequence", "token", "span") or config.head == kind:
-        return None
-    layers = {tensor.shape[0] for name, tensor in tensors.items() if _scores(name, tensor, config)}
-    if len(layers) != 1:
-        return None
-    names = tuple(f"LABEL_{number}" for number in range(layers.pop()))
-    return {"head": kind} | ({} if kind == "span" else {"labels": names})
-
-
-def _scores(name: str, tensor: Tensor, config: ModelConfig) -> bool:
-    """Whether the tensor is the last layer of a head for labels."""
-    last = name.removeprefix(PEFT_PREFIX)
-    return last in ("score.weight", "classifier.weight", "classifier.out_proj.weight", "qa_outputs.weight") and (
-        tensor.dim() == 2 and tensor.shape[1] == config.hidden_size
-    )
-
-
-def _check_head(folder: Path, model: Transformer, values: Mapping[str, Tensor]) -> None:
-    """Refuses a new head of which the adapter has only a part: the rest would be random."""
-    if missing := [name for name in model.invented if name not in values]:
-        raise ModelError(
-            "neither the adapter nor its base has these weights of the head",
-            where=folder,
-            value=", ".join(missing[:3]),
-            fix="give a base with that head: the folder of the model that the adapter was trained on",
-        )
+def _add(model: Transformer, entry: Stored, name: str, *, seed: int) -> Transform:
+    tensors, cls = entry.tensors(), adapter_class(entry)
+    transform = read_checked(entry.folder / ADAPTER, lambda: cls.from_peft(entry.settings, tensors, model))
+    transform.name, transform.where = name, str(entry.folder)
+    add_transform(model, transform, seed=seed)
+    return transform
 
 
 def adapter_values(folder: Path | str, model: Transformer) -> dict[str, Tensor]:
@@ -273,7 +257,7 @@ def adapter_values(folder: Path | str, model: Transformer) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     adapters = adapters_of(model)
     for entry, adapter in zip(stored_adapters(Path(folder)), adapters, strict=True):
-        tensors = read_adapter_tensors(entry.tensors)
+        tensors = entry.tensors()
         values |= adapter.values(tensors, model)
         values |= _read_trained_base(tensors, model)
     return values
@@ -289,47 +273,38 @@ def put_values(model: Transformer, values: Mapping[str, Tensor]) -> None:
             own[name].copy_(tensor)
 
 
-def misfit(name: str, found: object, expected: object) -> ModelError:
-    """The error for a tensor of another size."""
-    return ModelError(
-        "the adapter does not fit the base: a weight has another shape",
-        where=name,
-        value=f"{found} in the adapter, {expected} by the base",
-        fix="give the base it was trained on",
-    )
-
-
 def stored_adapters(folder: Path) -> Iterator[Stored]:
     """The adapters of a folder, in the order in which they are applied."""
     if not (folder / OWN).is_file():
-        yield Stored(folder, read_json(folder / ADAPTER))
+        yield _stored(folder)
         return
     order = read_json(folder / OWN).get("adapters")
     if not isinstance(order, list) or not all(isinstance(name, str) for name in order) or not order:
         raise ModelError("the folder does not say which adapters it holds", where=folder / OWN, value=order)
     for name in order:
-        place = folder if name == "." else inside(folder, name)
-        yield Stored(place, read_json(place / ADAPTER))
+        yield _stored(folder if name == "." else inside(folder, name))
 
 
-def _names(folder: Path, count: int) -> list[str]:
-    """Names of the adapters in the model."""
+def _stored(folder: Path) -> Stored:
+    return Stored(folder, read_json(folder / (FUSION if (folder / FUSION).is_file() else ADAPTER)))
+
+
+def _names(folder: Path, stored: list[Stored]) -> list[str]:
+    """Names of the adapters in the model; empty where it may choose one."""
     names = read_json(folder / OWN).get("names") if (folder / OWN).is_file() else None
-    fits = (
-        isinstance(names, list) and len(names) == count and all(isinstance(n, str) and n.isidentifier() for n in names)
-    )
-    return names if fits and names is not None else [""] * count
+    if not isinstance(names, list) or len(names) != len(stored):
+        names = [entry.settings.get("name") for entry in stored]
+    return [name if isinstance(name, str) and name.isidentifier() else "" for name in names]
 
 
 def adapter_class(entry: Stored) -> type[Transform]:
     """The transform that reads an adapter."""
-    kind = str(entry.settings.get("peft_type", "")).rpartition(".")[2].upper()
-    known = _classes()
+    kind, known = entry.kind, _classes()
     if kind not in known:
         raise ModelError(
             "the folder holds a kind of adapter that is not supported",
             where=f"{entry.folder / ADAPTER}: peft_type",
-            value=entry.settings.get("peft_type"),
+            value=kind or None,
             fix=f"supported are {', '.join(sorted(known))}",
         )
     return known[kind]
@@ -357,7 +332,7 @@ def find_base(folder: Path, base: Path | str | None = None) -> Path:
             value=str(base or named),
             fix="give the folder of the base, or put it where the adapter names it (base_model_name_or_path)",
         )
-    _check_vocabulary(folder, own, found)
+    check_vocabulary(folder / OWN, own.get("vocab_size"), read_json(found / CONFIG).get("vocab_size"), found)
     expected = own.get("fingerprint")
     if expected and fingerprint(found) != expected:
         raise ModelError(
@@ -367,18 +342,6 @@ def find_base(folder: Path, base: Path | str | None = None) -> Path:
             fix="give the base it was trained on; an adapter means nothing on another one",
         )
     return found
-
-
-def _check_vocabulary(folder: Path, own: Mapping[str, Any], base: Path) -> None:
-    """An adapter for more or fewer tokens than its base has would silently mean other words."""
-    expected, there = own.get("vocab_size"), read_json(base / CONFIG).get("vocab_size")
-    if isinstance(expected, int) and isinstance(there, int) and expected != there:
-        raise ModelError(
-            "the vocabulary of the base has changed since the adapter was trained",
-            where=folder / OWN,
-            value=f"{expected} tokens in the adapter, {there} in {base}",
-            fix="give the base with the vocabulary it was trained with (trivium tokenizer extend writes a new folder)",
-        )
 
 
 def _recorded(folder: Path) -> list[Path]:
@@ -456,7 +419,8 @@ def _read_trained_base(tensors: Mapping[str, Tensor], model: Transformer) -> dic
         if tensor is not None and all(parameters[name].is_floating_point() for name in key.own):
             tensor = tensor.t() if key.transposed and tensor.dim() == 2 else tensor
             shapes = [tuple(parameters[name].shape) for name in key.own]
-            if tensor.shape[:1] != (sum(shape[0] for shape in shapes),):
-                raise misfit(key.file, list(tensor.shape), [sum(shape[0] for shape in shapes), *shapes[0][1:]])
+            whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+            if tuple(tensor.shape) != whole:
+                raise misfit(key.file, list(tensor.shape), list(whole))
             found |= zip(key.own, unstacked(tensor, key, shapes, model.config.num_kv_heads), strict=True)
     return found

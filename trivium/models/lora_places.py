@@ -6,14 +6,14 @@ A place is a module of the file format; it may hold several layers here, which t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from trivium.errors import ConfigError, ModelError
 from trivium.models.adapted import AdaptedEmbedding, AdaptedLinear, adapt, branches_of
-from trivium.models.adapter_folder import PEFT_PREFIX, misfit
+from trivium.models.adapter_checks import PEFT_PREFIX, misfit
 from trivium.models.folder import file_tensor, keys_of
 from trivium.models.huggingface import expand
 from trivium.models.lora import EmbeddingBranch, LoRABranch, orthonormal, principal, random_down
@@ -21,8 +21,26 @@ from trivium.models.quantized import QuantizedLinear, dense_weight
 from trivium.models.targets import Place, places
 
 if TYPE_CHECKING:
+    from trivium.models.adapted import Rows
     from trivium.models.transformer import Transformer
-    from trivium.transforms.lora import LoRA
+
+
+class LoRA(Protocol):
+    """What is asked here of the transform `lora`: its settings, where it acts, and the rank at each place."""
+
+    name: str
+    where: str
+    config: Any
+    places: list[Place]
+    ranks: dict[str, int]
+
+    @property
+    def rows(self) -> Rows: ...
+
+    def scale(self, place: Place) -> float: ...
+
+    def stores(self, name: str) -> bool: ...
+
 
 _UNSUPPORTED = (
     "trainable_token_indices", "target_parameters", "layer_replication", "lora_bias", "use_qalora",

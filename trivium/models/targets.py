@@ -102,7 +102,7 @@ def targets(
     layers: Sequence[int] | None = None,
     where: str,
     embeddings: bool = False,
-    can: Callable[[Place], bool] = lambda place: True,
+    can: Callable[[Place], bool] = lambda place: not place.head,
 ) -> list[Place]:
     """The places called for; ConfigError naming the nearest one where a name fits nothing.
 

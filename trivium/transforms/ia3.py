@@ -100,7 +100,7 @@ class IA3(Transform):
 
     def tensors(self, model: Transformer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`ia3_l` [O, 1] or [1, I] of each place."""
-        from trivium.models.adapter_folder import PEFT_PREFIX
+        from trivium.models.adapter_checks import PEFT_PREFIX
 
         found = {}
         for place in self.outputs:
@@ -113,7 +113,7 @@ class IA3(Transform):
     @classmethod
     def from_peft(cls, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], model: Transformer) -> Self:
         """IA3 as PEFT stored it; the shape of a tensor says on which side it acts."""
-        from trivium.models.adapter_folder import PEFT_PREFIX
+        from trivium.models.adapter_checks import PEFT_PREFIX
         from trivium.models.targets import places
 
         self = cls(cls.Config())
@@ -131,7 +131,7 @@ class IA3(Transform):
 
     def values(self, tensors: Mapping[str, Tensor], model: Transformer) -> dict[str, Tensor]:
         """The reverse of `tensors`."""
-        from trivium.models.adapter_folder import PEFT_PREFIX, misfit
+        from trivium.models.adapter_checks import PEFT_PREFIX, misfit
 
         found: dict[str, Tensor] = {}
         for place in [*self.outputs, *self.inputs]:

@@ -46,7 +46,7 @@ class Quantize(Transform):
         from trivium.models.quantized import quantize
         from trivium.models.targets import ALL, targets
 
-        if model.transforms:
+        if model.transforms[:1] != [self]:
             raise ConfigError(
                 "the base is quantised before anything is added to it",
                 where=self.where,
@@ -54,7 +54,7 @@ class Quantize(Transform):
             )
 
         def can(place: Place) -> bool:
-            return not any(name.endswith(".router") for name in place.own)
+            return not place.head and not any(name.endswith(".router") for name in place.own)
 
         for place in targets(model, ALL, exclude=self.config.exclude, where=self.where, can=can):
             for name in place.own:
