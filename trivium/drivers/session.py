@@ -35,7 +35,7 @@ from trivium.models.build import build_model, first_problem, preset
 from trivium.models.config import ModelConfig
 from trivium.models.folder import load_model, read_config, with_head
 from trivium.models.huggingface import HEAD_FIELDS
-from trivium.models.transform import Transform, adapters_of, apply_transforms
+from trivium.models.transform import Transform, apply_transforms
 from trivium.models.transformer import Transformer
 from trivium.recipe import Recipe, Source
 from trivium.tokenizers.tokenizer import Tokenizer
@@ -187,9 +187,9 @@ def load_roles(
     recipe, wanted = resolved.recipe, method.roles()
     policy = load_role(recipe, wanted["policy"], config)
     if resolved.transforms:
+        if any(chosen.cls.adapter for chosen in resolved.transforms):
+            policy.base = base_of(recipe.model.path or "")
         apply_transforms(policy, make_transforms(resolved), seed=recipe.seed)
-    if adapters_of(policy) and policy.base is None:
-        policy.base = base_of(recipe.model.path or "")
     roles: dict[str, RoleModel] = {}
     for name, role in wanted.items():
         start = name != "policy" and role.path is None and role.config is None and not role.trainable

@@ -152,6 +152,11 @@ def write_model_config(folder: Path, config: ModelConfig, kind: torch.dtype) -> 
     write_json(folder / CONFIG, {**write_config(family(config.family), config), **types})
 
 
+def architecture(config: ModelConfig) -> str:
+    """The class of transformers that has this model."""
+    return head_of(family(config.family), config)[1].architecture
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """A JSON file into an artifact that is being written."""
     from trivium.artifacts.writer import write_plain

@@ -92,7 +92,7 @@ def targets(
     exclude: Iterable[str] = (),
     layers: Sequence[int] | None = None,
     where: str,
-    can: Callable[[Place], bool] = lambda place: True,
+    can: Callable[[Place], bool] = lambda place: not place.head,
 ) -> list[Place]:
     """The places called for; ConfigError naming the nearest one where a name fits nothing.
 

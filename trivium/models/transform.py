@@ -58,6 +58,8 @@ class Transform:
         """Place in the recipe, for messages."""
         self.added: tuple[str, ...] = ()
         """Names of the parameters it added."""
+        self.frozen = False
+        """Whether what it added stays as it is: an adapter that others stand on."""
 
     @property
     def rows(self) -> Rows | None:
@@ -114,7 +116,10 @@ def add_transform(model: Transformer, transform: Transform, *, seed: int) -> Non
     names = (stem, *(f"{stem}_{number}" for number in range(1, len(taken) + 1)))
     transform.name = next(name for name in names if name not in taken)
     before = {name for name, _ in model.named_parameters()}
+    model.transforms.append(transform)  # takes its name
     transform.install(model, seed=seed)
+    model.transforms.remove(transform)  # it may have brought others along, which come before it
+    before.update(*(other.added for other in model.transforms))
     transform.added = tuple(name for name, _ in model.named_parameters() if name not in before)
     model.transforms.append(transform)
 
@@ -122,10 +127,14 @@ def add_transform(model: Transformer, transform: Transform, *, seed: int) -> Non
 def choose_trainable(model: Transformer) -> None:
     """Sets `requires_grad` of every parameter, by what the transforms of the model say."""
     frozen = any(transform.freezes for transform in model.transforms)
-    added = {name for transform in model.transforms for name in transform.added}
+    owners = {name: transform for transform in model.transforms for name in transform.added}
     for name, parameter in model.named_parameters():
-        trains = not frozen or any(transform.trains(name, model) for transform in model.transforms)
-        parameter.requires_grad_(parameter.is_floating_point() and (name in added or trains))
+        owner = owners.get(name)
+        if owner is not None:
+            trains = not owner.frozen
+        else:
+            trains = not frozen or any(transform.trains(name, model) for transform in model.transforms)
+        parameter.requires_grad_(parameter.is_floating_point() and trains)
 
 
 def adapters_of(model: Transformer) -> list[Transform]:
