@@ -407,14 +407,15 @@ def checkpoint_size(config: ModelConfig, recipe: Recipe, *, trainable: int | Non
 
 
 def state_bytes(config: ModelConfig, recipe: Recipe, *, trained: int) -> int:
-    """Bytes that the optimiser keeps between updates for so many trained parameters."""
+    """Bytes that the optimiser keeps between updates for so many trained parameters, and a moving average of them."""
     settings = dict(recipe.train.optimizer)
     cls = component("optim", settings.pop("name"), outside=True)
     optimizer = cls(cls.Config.model_validate(settings))
     each = _MASTER_BYTES[recipe.model.dtype]
     hidden = 1 - _around(config) / config.parameters()
     # An optimiser from outside of this package may not say.
-    return round(trained * (optimizer.state_bytes(each, hidden) if hasattr(optimizer, "state_bytes") else 2 * each))
+    size = optimizer.state_bytes(each, hidden) if hasattr(optimizer, "state_bytes") else 2 * each
+    return round(trained * (size + (each if recipe.train.ema is not None else 0)))
 
 
 def _seconds(
