@@ -28,6 +28,7 @@ from trivium.cli import (
     lineage,
     music,
     plan,
+    prompt,
     quickstart,
     report,
     schema,
@@ -72,6 +73,7 @@ app.command("eval")(eval.evaluate)
 app.add_typer(compress.app, name="compress")
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.add_typer(prompt.app, name="prompt")
 app.add_typer(music.app, name="music")
 app.command()(lineage.lineage)
 app.command()(report.report)

@@ -64,11 +64,18 @@ def fill(model: LanguageModel, text: str, *, top: int = 5) -> list[list[Filling]
     ]
 
 
-def embed(model: LanguageModel, texts: Sequence[str], *, pooling: str = "mean", normalize: bool = True) -> Tensor:
+def embed(
+    model: LanguageModel,
+    texts: Sequence[str],
+    *,
+    pooling: str = "mean",
+    normalize: bool = True,
+    adapters: Sequence[str] = (),
+) -> Tensor:
     """[N, D] float32: one vector for each text, from the last hidden states (of an encoder-decoder the encoder's)."""
     if pooling not in POOLINGS:
         raise TriviumError("unknown pooling", where="pooling", value=pooling, fix=f"use one of {', '.join(POOLINGS)}")
-    rows = [source_ids(model.tokenizer, text) for text in texts]
+    rows, names = [source_ids(model.tokenizer, text) for text in texts], adapters or [""] * len(texts)
     vectors = torch.zeros(len(rows), model.module.config.hidden_size)
     order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
     while order:
@@ -77,15 +84,20 @@ def embed(model: LanguageModel, texts: Sequence[str], *, pooling: str = "mean", 
         while order and total + len(rows[order[-1]]) <= _TOKENS_AT_ONCE:
             group.append(order.pop())
             total += len(rows[group[-1]])
-        vectors[group] = _pooled(model, [rows[number] for number in group], pooling).float().cpu()
+        own = model.shelf.chosen([names[number] for number in group])
+        vectors[group] = _pooled(model, [rows[number] for number in group], pooling, own).float().cpu()
     return nn.functional.normalize(vectors, dim=-1) if normalize else vectors
 
 
-def _pooled(model: LanguageModel, rows: Sequence[Sequence[int]], pooling: str) -> Tensor:
+def _pooled(
+    model: LanguageModel, rows: Sequence[Sequence[int]], pooling: str, adapters: Sequence[str] | None
+) -> Tensor:
     ids = torch.tensor([token for row in rows for token in row], device=model.device)
     layout = Layout(tuple(map(len, rows)))
     with torch.no_grad(), evaluating(model.module):
         if model.module.config.kind == "encoder_decoder":
-            return pool(model.module.encode(Source(ids, layout)), layout, pooling)
-        result: Tensor = model.module(ids, layout, then=lambda hidden, _: pool(hidden, layout, pooling))
+            return pool(model.module.encode(Source(ids, layout), adapters), layout, pooling)
+        result: Tensor = model.module(
+            ids, layout, then=lambda hidden, _: pool(hidden, layout, pooling), adapters=adapters
+        )
         return result

@@ -53,12 +53,12 @@ def check_tensors(where: Path, adapter: Transform, tensors: Mapping[str, Tensor]
     """Refuses tensors that nothing here reads: the model would not be the one that was stored."""
     known = {_bare(name) for name in adapter.tensors(model, model.state_dict())}
     table = expand(keys_of(model.config), model.config, [name for name, _ in model.named_parameters()])
-    known |= {PEFT_PREFIX + key.file for key in table}
+    known |= {adapter.peft_prefix + key.file for key in table}
     file = family(model.config.family)
     unknown = sorted(
         name
         for name in tensors
-        if _bare(name) not in known and not is_ignored(_bare(name).removeprefix(PEFT_PREFIX), file)
+        if _bare(name) not in known and not is_ignored(_bare(name).removeprefix(adapter.peft_prefix), file)
     )
     if unknown:
         raise ModelError(
@@ -82,7 +82,9 @@ def head_of_labels(kind: str | None, tensors: Mapping[str, Tensor], config: Mode
     counts = {
         tensor.shape[0]
         for name, tensor in tensors.items()
-        if name.removeprefix(PEFT_PREFIX) in _SCORES and tensor.dim() == 2 and tensor.shape[1] == config.hidden_size
+        if name.removeprefix("base_model.").removeprefix("model.") in _SCORES
+        and tensor.dim() == 2
+        and tensor.shape[1] == config.hidden_size
     }
     if len(counts) != 1:
         return None
