@@ -19,6 +19,7 @@ import typer.core
 from trivium import __version__
 from trivium.cli import (
     chat,
+    compare,
     compress,
     config,
     data,
@@ -69,6 +70,7 @@ app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(plan.app, name="plan")
 app.command()(train.train)
 app.command("eval")(eval.evaluate)
+app.command()(compare.compare)
 app.add_typer(compress.app, name="compress")
 app.command()(generate.generate)
 app.command()(chat.chat)

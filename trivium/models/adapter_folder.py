@@ -189,7 +189,7 @@ def load_adapters(
     stored = list(stored_adapters(path))
     found = find_base(path, base)
     config = head_settings(path)
-    wanted = {**config, **(head or {})} or None
+    wanted = head or config or None
     if is_adapter(found):
         raise ModelError(
             "the base of an adapter must be a model of its own, not an adapter",
