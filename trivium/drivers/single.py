@@ -216,7 +216,6 @@ def data_summary(session: Session) -> dict[str, Any]:
 def write_final(session: Session, folder: RunFolder, *, parents: list[Parent]) -> None:
     """The trained model as a folder that Hugging Face tools load."""
     from trivium.artifacts.writer import write_artifact
-    from trivium.core.checkpoint import write_model_files
 
     weights = session.trainer.engine.weights("policy")  # gathered, so every rank takes part
     if not session.processes.main:
@@ -230,7 +229,7 @@ def write_final(session: Session, folder: RunFolder, *, parents: list[Parent]) -
         seed=session.recipe.seed,
         replace=True,
     ) as place:
-        write_model_files(session.trainer, "policy", weights, place)
+        session.trainer.method.finish(place, weights)
         found = measured(session, place)
     if found is not None:
         from trivium.drivers.evaluating import keep_evaluation
