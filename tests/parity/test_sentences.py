@@ -12,7 +12,7 @@ import torch
 
 import trivium as tv
 from tests.unit.labelled import bytelevel, wordpiece, write_rows
-from trivium.errors import ModelError, TriviumError
+from trivium.errors import ConfigError, ModelError, TriviumError
 from trivium.models.sentences import read_sentences
 
 st = pytest.importorskip("sentence_transformers")
@@ -133,7 +133,7 @@ def test_training_goes_on_from_a_folder(tmp_path: Path) -> None:
     before, after = tv.load(first, device="cpu"), tv.load(run.final, device="cpu")
     torch.testing.assert_close(before.embed(TEXTS), after.embed(TEXTS), atol=1e-5, rtol=1e-4)
     assert after.sentences is not None and after.sentences.prompts == {"query": "search: "}
-    (head,) = (run.folder / "checkpoints").glob("*/model")
+    head = max((run.folder / "checkpoints").glob("*/model"))
     torch.testing.assert_close(tv.load(head, device="cpu").embed(TEXTS), after.embed(TEXTS), atol=1e-5, rtol=1e-4)
 
 
@@ -208,3 +208,24 @@ def test_older_folders_and_what_is_not_supported(tmp_path: Path) -> None:
     (folder / "modules.json").write_text("[1]")
     with pytest.raises(ModelError, match="not named"):
         read_sentences(folder)
+
+
+def test_lora_is_merged_in_the_end(tmp_path: Path) -> None:
+    first = trained(tmp_path)
+    recipe = {
+        "name": "lora",
+        "runs": str(tmp_path / "runs"),
+        "method": {"name": "embedding", "dense": "tanh"},
+        "model": {"path": str(first)},
+        "transforms": [{"name": "lora", "rank": 2}],
+        "data": {"train": str(tmp_path / "similar.jsonl"), "sequence_length": 128, "truncation": "right"},
+        "train": {"steps": 4, "batch_size": 4, "lr": 0.1, "compile": "off"},
+    }
+    run = tv.train(recipe)
+    ours = tv.load(run.final, device="cpu")
+    torch.testing.assert_close(ours.embed(TEXTS), as_theirs(run.final, TEXTS), atol=1e-5, rtol=1e-4)
+    assert (ours.embed(TEXTS) - tv.load(first, device="cpu").embed(TEXTS)).abs().max() > 1e-2
+    head = max((run.folder / "checkpoints").glob("*/model"))
+    torch.testing.assert_close(tv.load(head, device="cpu").embed(TEXTS), ours.embed(TEXTS), atol=1e-4, rtol=1e-3)
+    with pytest.raises(ConfigError, match="must be merged"):
+        tv.train({**recipe, "name": "bottleneck", "transforms": ["bottleneck"]})

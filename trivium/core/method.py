@@ -295,12 +295,10 @@ class Method:
     backward: Callable[[Batch, Accumulate], Terms] | None = None
     """Optional: `backward(batch, accumulate) -> terms` replaces the single backward pass of a micro-batch."""
 
-    def finish(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Writes the trained policy into `folder`, an artifact in the making; on the main process only."""
-        from trivium.models.folder import save_model
-
-        save_model(folder, self.policy.module.config, weights)
-        self.context.tokenizer.save(folder)
+    def finish(self, folder: Path, weights: Mapping[str, Tensor]) -> bool:
+        """Writes the trained policy into `folder`, an artifact in the making, if it shall be kept in another form than
+        in checkpoints, and says whether it did; on the main process only."""
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """What the method itself carries from update to update; tensors, numbers, strings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from trivium.data.batch import IGNORE, Batch, Layout
 from trivium.errors import ConfigError
 from trivium.lazy import torch
 from trivium.models.sentences import Sentences, card, read_sentences, write_sentences
+from trivium.models.transform import Transform, adapters_of, merge_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +64,14 @@ class VectorMethod(Method):
     def bind(self, context: Context) -> None:
         """Sets the dropout of training, which is no part of the model."""
         super().bind(context)
+        for transform in adapters_of(self.policy.module):
+            if type(transform).merge is Transform.merge or context.recipe.engine.name == "fsdp2":
+                raise ConfigError(
+                    "a folder of vectors is one model, so adapters must be merged in the end, which cannot be done",
+                    where=transform.where,
+                    value=transform.name,
+                    fix="use lora with engine.name=single or ddp, or train without adapters",
+                )
         if self.config.dropout is not None:
             set_dropout(self.policy.module, self.config.dropout)
 
@@ -77,14 +87,18 @@ class VectorMethod(Method):
         prompts = {} if self.start is None else dict(self.start.prompts)
         return Sentences(pooling=self.pooling, prompts=prompts)
 
-    def finish(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """The body as a model folder, with the layout of sentence-transformers around it."""
+    def finish(self, folder: Path, weights: Mapping[str, Tensor]) -> bool:
+        """The body as a model folder, with the layout of sentence-transformers around it; adapters are merged."""
         from trivium.data.framing import framed_files
         from trivium.models.folder import save_model
         from trivium.tokenizers.files import write_files
 
-        recipe, policy = self.context.recipe, self.policy.module.config
-        config, kept = self.kept(policy, weights)
+        recipe, module = self.context.recipe, self.policy.module
+        if adapters_of(module):
+            merged = copy.deepcopy(module)
+            merge_all(merged)
+            weights = merged.state_dict()
+        config, kept = self.kept(module.config, weights)
         save_model(folder, config, kept)
         write_files(folder, framed_files(self.context.tokenizer))
         sentences = self.layout(weights)
@@ -99,6 +113,7 @@ class VectorMethod(Method):
             method=str(recipe.method.get("name")),
         )
         write_sentences(folder, sentences, width=config.hidden_size, max_length=length, card=text)
+        return True
 
 
 def dense_layer(start: Sentences | None, activation: str, size: int | None) -> tuple[str, int | None]:

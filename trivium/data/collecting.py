@@ -200,7 +200,8 @@ class _Collector:
             return None
         longest = self._settings.similar.text_length if self._kind == "similar" else None
         if longest is not None and max(lengths) > longest:
-            return self._too_long(sample, max(lengths), longest)
+            self._too_long(sample, max(lengths), longest)
+            return None
         if sum(lengths) <= room:
             return sample
         if self._settings.truncation == "error":

@@ -220,6 +220,7 @@ def data_summary(session: Session) -> dict[str, Any]:
 def write_final(session: Session, folder: RunFolder, *, parents: list[Parent]) -> None:
     """The trained model as a folder that Hugging Face tools load."""
     from trivium.artifacts.writer import write_artifact
+    from trivium.core.checkpoint import write_model_files
 
     weights = session.trainer.engine.weights("policy")  # gathered, so every rank takes part
     if not session.processes.main:
@@ -233,7 +234,8 @@ def write_final(session: Session, folder: RunFolder, *, parents: list[Parent]) -
         seed=session.recipe.seed,
         replace=True,
     ) as place:
-        session.trainer.method.finish(place, weights)
+        if not session.trainer.method.finish(place, weights):
+            write_model_files(session.trainer, "policy", weights, place)
         found = measured(session, place)
     if found is not None:
         from trivium.drivers.evaluating import keep_evaluation
