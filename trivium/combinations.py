@@ -185,6 +185,7 @@ def _transforms(resolved: ResolvedRecipe) -> Iterator[Problem]:
     if recipe.engine.name == "pipeline" and resolved.transforms:
         text, fix = "a pipeline trains whole models only", "set engine.name=fsdp2 (or ddp, or single)"
         yield _problem(resolved, ("engine", "name"), text, fix)
+    yield from _quantised(resolved, bool(adapters))
     if not adapters:
         return
     number, first = adapters[0]
@@ -197,6 +198,20 @@ def _transforms(resolved: ResolvedRecipe) -> Iterator[Problem]:
         text = f"model.path holds an adapter already, which {first.name} cannot stand on"
         fix = "delete transforms to train that adapter on; or merge it first: trivium export --merge"
         yield _problem(resolved, keys, text, fix, path)
+
+
+def _quantised(resolved: ResolvedRecipe, adapters: bool) -> Iterator[Problem]:
+    """A base in few bits cannot train itself, and is not cut up among processes."""
+    for number, chosen in enumerate(resolved.transforms):
+        if not chosen.cls.changes_base:
+            continue
+        keys: Keys = ("transforms", number)
+        if not adapters:
+            text = f"{chosen.name} freezes the base, and there is no adapter that would train"
+            yield _problem(resolved, keys, text, "add one to transforms, such as {name: lora}")
+        if resolved.recipe.engine.name == "fsdp2":
+            text = f"{chosen.name} does not go with weights that are cut among processes"
+            yield _problem(resolved, ("engine", "name"), text, "set engine.name=ddp (or single)")
 
 
 def _rollouts(resolved: ResolvedRecipe, environment: Mapping[str, str]) -> Iterator[Problem]:

@@ -8,6 +8,8 @@ Hooks:
     check(config)           what it asks of the model, before weights are read
     install(model, seed)    adds its parameters, in place; the model must compute what it did before, unless said
     trains(name, model)     whether a parameter of the base trains with it
+    lr_factor(name)         how fast a parameter learns, beside the learning rate
+    finish(model)           after all transforms have been applied
     merge(model)            folds it into the base, where that can be done exactly
     settings, tensors       as PEFT stores it; `from_peft` and `values` are the way back
 """
@@ -47,6 +49,8 @@ class Transform:
     """Whether the base keeps its weights, but for those that `trains` names."""
     adapter: ClassVar[bool] = True
     """Whether it is stored as an adapter beside its base; otherwise the whole model is stored, as without it."""
+    changes_base: ClassVar[bool] = False
+    """Whether adapters above it mean nothing without it (a quantised base); its settings are stored with them."""
     peft_type: ClassVar[str] = ""
     """The `peft_type` of its adapter_config.json."""
 
@@ -76,8 +80,21 @@ class Transform:
         """Whether the parameter `name` of the base trains: by default those of a head for labels."""
         return name.startswith("head.") and model.config.head not in ("language", "masked", "none")
 
+    def stores(self, name: str) -> bool:
+        """Whether the parameter `name` of the base stands in `tensors`."""
+        return False
+
+    def lr_factor(self, name: str) -> float:
+        """Factor of the learning rate of the parameter `name`, one that it added."""
+        return 1.0
+
+    def finish(self, model: Transformer) -> None:
+        """After all transforms have been applied."""
+
     def merge(self, model: Transformer) -> None:
-        """Folds it into the base and removes it."""
+        """Folds it into the base and removes it; what adds nothing just goes."""
+        if not self.adapter:
+            return
         raise ModelError(f"the adapter {self.name!r} cannot be merged into its base: it is no change of its weights")
 
     def remove(self, model: Transformer) -> None:
@@ -106,6 +123,13 @@ def apply_transforms(model: Transformer, transforms: Sequence[Transform], *, see
     """Applies the transforms in order and decides what trains."""
     for transform in transforms:
         add_transform(model, transform, seed=seed)
+    finish(model)
+
+
+def finish(model: Transformer) -> None:
+    """What is left to do once all transforms have been applied."""
+    for transform in model.transforms:
+        transform.finish(model)
     choose_trainable(model)
 
 
@@ -142,6 +166,12 @@ def adapters_of(model: Transformer) -> list[Transform]:
     return [transform for transform in model.transforms if transform.adapter]
 
 
+def lr_factors(model: Transformer) -> dict[str, float]:
+    """Factors of the learning rate by name of parameter, where they are not 1."""
+    found = {name: transform.lr_factor(name) for transform in model.transforms for name in transform.added}
+    return {name: factor for name, factor in found.items() if factor != 1.0}
+
+
 def base_names(model: Transformer) -> list[str]:
     """Parameters that the model has without its transforms."""
     added = {name for transform in model.transforms for name in transform.added}
@@ -153,6 +183,5 @@ def merge_all(model: Transformer, names: Iterable[str] | None = None) -> None:
     wanted = None if names is None else set(names)
     for transform in reversed(list(model.transforms)):
         if wanted is None or transform.name in wanted:
-            if transform.adapter:
-                transform.merge(model)
+            transform.merge(model)
             model.transforms.remove(transform)
