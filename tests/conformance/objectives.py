@@ -150,7 +150,7 @@ def objective_trainer(
     loader.pad_rows = pad_rows
     feed = LoaderFeed(loader, Progression(), 0)
     resolved: Any = SimpleNamespace(recipe=recipe, transforms=())
-    roles = load_roles(resolved, config, method, compiled=False)
+    roles = load_roles(resolved, config, method, tokenizer(), compiled=False)
     context = Context(
         recipe=recipe,
         tokenizer=tokenizer(),
