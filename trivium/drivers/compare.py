@@ -119,11 +119,11 @@ class Work:
             raise ConfigError(
                 f"{self.folder} holds another comparison", where=stored, fix="choose another name, or delete the folder"
             )
-        write_file(stored, text)
         self.labels = self._write_data()
         for entry in self.entries:
             if entry.seed == self.settings.seeds[0] and entry.contender.prompt is None:
                 self._refuse(entry)
+        write_file(stored, text)
 
     def part(self, name: str) -> Path:
         """The file of a part of the data."""
@@ -197,11 +197,12 @@ class Work:
         from trivium.combinations import refuse_wrong_combinations
         from trivium.config import resolve
         from trivium.drivers.session import count_trainable
+        from trivium.tokenizers.tokenizer import Tokenizer
 
         try:
             resolved = resolve(self.recipe(entry, (entry.contender.lrs or [1e-3])[0]))
             refuse_wrong_combinations(resolved)
-            count_trainable(resolved, self.bases[entry.base])
+            count_trainable(resolved, self.bases[entry.base], Tokenizer.load(entry.base))
         except TriviumError as error:
             raise ConfigError(
                 f"the contender {entry.name} cannot run: {error.problem}",

@@ -228,7 +228,7 @@ def load_adapters(
     finish(model)
     for entry, adapter in zip(stored, adapters_of(model), strict=True):
         if entry.kind not in _HUB_FILES:
-            check_tensors(entry.file, adapter, entry.tensors(), model)
+            check_tensors(entry.file, adapter, entry.tensors(), model, other_head=head is not None)
     check_head(path, model, values)
     return model
 

@@ -15,8 +15,10 @@ from trivium.report.plot import Path as Drawn
 from trivium.report.render import percent
 from trivium.report.story import Figure
 
-HEAD = ("contender", "accuracy", "interval", "macro F1", "trained", "on disk", "memory", "time", "one text",
-        "texts/s", "forgotten", "behind", "p", "lr")  # fmt: skip
+HEAD = ("contender", "accuracy", "interval", "behind", "p", "macro F1", "trained", "on disk", "memory", "time",
+        "one text", "forgotten")  # fmt: skip
+_SHORT = (0, 1, 2, 4, 6, 7, 8, 9, 11)
+"""Columns that are shown in a terminal."""
 
 
 def write_comparison_report(summary: Mapping[str, Any], out: Path) -> Path:
@@ -44,8 +46,8 @@ def as_text(summary: Mapping[str, Any], folder: Path) -> str:
     lines = []
     for base in summary["bases"]:
         lines.append(f"{base['base']} on {summary['parts']['test']:,} test rows, {len(summary['seeds'])} seeds:")
-        cells = [[*_cells(row)[:3], *_cells(row)[4:8], _cells(row)[10]] for row in base["rows"]]
-        heads = [*HEAD[:3], *HEAD[4:8], HEAD[10]]
+        cells = [[_cells(row)[at] for at in _SHORT] for row in base["rows"]]
+        heads = [HEAD[at] for at in _SHORT]
         widths = [max(len(row[at]) for row in [heads, *cells]) for at in range(len(heads))]
         lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
                   for row in [heads, *cells]]  # fmt: skip
@@ -95,14 +97,19 @@ def _costs(base: Mapping[str, Any], summary: Mapping[str, Any]) -> Stage:
 def _how(summary: Mapping[str, Any]) -> Stage:
     budget = summary["budget"]
     length = f"{budget['epochs']:g} epochs" if budget["epochs"] else f"{budget['steps']} updates"
-    rows = [[name, ", ".join(f"{lr:g}" for lr in tried)] for name, tried in summary["learning_rates"].items()]
+    taken = {row["contender"]: row["lr"] for row in summary["bases"][0]["rows"]}
+    rows = [
+        [name, ", ".join(f"{lr:g}" for lr in tried), f"{taken[name]:g}"]
+        for name, tried in summary["learning_rates"].items()
+        if taken.get(name)
+    ]
     parts = summary["parts"]
     return Stage(
         title="How it was done",
         what=f"{length} of {budget['batch_size']} rows for each run; {parts['train']:,} rows to learn from, "
         f"{parts['validation']:,} to choose learning rates by, {parts['test']:,} to measure on, once, at the end.",
         why=f"Seeds {', '.join(map(str, summary['seeds']))}. The test part is {summary['test_sha256'][:12]}.",
-        tables=[Table("Learning rates that were tried", ["contender", "with the first seed"], rows)],
+        tables=[Table("Learning rates that were tried", ["contender", "with the first seed", "taken"], rows)],
         links=[Link("All numbers", "comparison/comparison.json")],
     )
 
@@ -112,17 +119,15 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         row["contender"],
         f"{row['accuracy']['value']:.3f}",
         f"{row['accuracy']['low']:.3f} to {row['accuracy']['high']:.3f}",
+        f"{100 * row['behind_best']:.1f}",
+        f"{row['p']:.2g}",
         f"{row['macro_f1']:.3f}",
         readable_count(row["trained_parameters"]),
         readable_bytes(row["stored_bytes"]),
         "\u2013" if row["peak_memory_bytes"] is None else readable_bytes(row["peak_memory_bytes"]),
         readable_seconds(row["seconds"]),
         f"{row['latency_ms']:.1f} ms",
-        f"{row['texts_per_second']:.0f}",
         "\u2013" if row["forgetting"] is None else f"{row['forgetting']:+.3f}".replace("-", "\u2212"),
-        f"{100 * row['behind_best']:.1f}",
-        f"{row['p']:.2g}",
-        "\u2013" if row["lr"] is None else f"{row['lr']:g}",
     ]
 
 
@@ -210,7 +215,8 @@ def _dots(
     return Plot(
         title=title,
         description=f"{title}: " + "; ".join(f"{name} {y:.3f} at {words(x)}" for x, y, name in ordered),
-        note="Point at a dot for its name." if len(points) > 1 else "",
+        note="",
+        labels=[(100 * across(x), 100 * (y - low) / (high - low), name, across(x) > 0.6) for x, y, name in ordered],
         paths=[Drawn("contenders", "points", "", dots)],
         x_ticks=[Tick(100 * across(value), words(value)) for value in marks],
         y_ticks=[Tick(100 * (y - low) / (high - low), f"{y:g}") for y in y_ticks],
