@@ -28,6 +28,7 @@ from trivium.models.attention import (
     Plan,
     plan_attention,
     plan_cross_attention,
+    plan_picked_attention,
 )
 from trivium.models.cache import KVCache
 from trivium.models.config import ModelConfig, Rope
@@ -68,10 +69,12 @@ class Stack(nn.Module):
         cache: KVCache | None = None,
         memory: Tensor | None = None,
         source: Layout | None = None,
+        wanted: Tensor | None = None,
     ) -> Plan:
         """Everything the blocks share for tokens that lie as `layout` says: positions, angles, attention calls.
 
         memory, source: hidden states [T_s, D] and layout of the sources, for a stack that looks at them.
+        wanted: [W] the tokens, ascending, that the last block is run for.
         """
         totals, positions = list(layout.lengths), layout.positions(device)
         if cache is not None:
@@ -87,7 +90,8 @@ class Stack(nn.Module):
             if config.positions == "rotary":
                 angles = rotary.cos_sin(config, rope, positions, layout=layout, totals=totals)
             own = replace(pattern, window=window)
-            return LayerPlan(angles, plan_attention(layout, pattern=own, device=device, cache=cache))
+            picked = None if angles is not None else plan_picked_attention(layout, wanted, pattern=own)
+            return LayerPlan(angles, plan_attention(layout, pattern=own, device=device, cache=cache), picked)
 
         kinds = {config.slides(layer) for layer in range(len(self.blocks))}
         cross = None
@@ -218,7 +222,7 @@ class Transformer(Stack):
         offset:      [T, D], added to the input embeddings.
         source:      for an encoder-decoder: one source for each sequence; once it is in the cache, None.
         token_types: [T] segment of each token, for models that tell them apart; default: all 0.
-        wanted:      [W] tokens whose hidden states `then` looks at; the others may be zero, and cost less.
+        wanted:      [W] tokens, ascending, whose hidden states `then` looks at; the others may be zero, and cost less.
         Returns logits [B, L, V] or [T, V] (scores of sequences: [S, N]), or the result of `then`.
         """
         shape = input_ids.shape
@@ -228,15 +232,16 @@ class Transformer(Stack):
         if layout.tokens != input_ids.shape[0]:
             raise ValueError(f"the layout counts {layout.tokens} tokens, input_ids has {input_ids.shape[0]}")
         memory = None if source is None else self.encode(source)
+        if not self._can_leave_out:
+            wanted = None
         plan = self.plan(
             layout,
             device=input_ids.device,
             cache=cache,
             memory=memory,
             source=None if source is None else source.layout,
+            wanted=wanted,
         )
-        if not self._can_leave_out:
-            wanted = None
         hidden = self.run_blocks(self.embed_inputs(input_ids, plan.positions, offset, token_types), plan, wanted=wanted)
         if cache is not None:
             cache.advance(layout.lengths)
