@@ -11,7 +11,7 @@ key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weigh
     runtime      interpreter and libraries before the model is built + 110 MiB that torch takes at its first update
     weights      b P, frozen roles included; + 2 P for the copies that autocast keeps in half precision
     gradients    b P' at the end of a backward pass; kept between micro-batches
-    optimiser    2 b P' (Adam's two moments)
+    optimiser    2 b P' (Adam's two moments); each optimiser says how much in `state_bytes`
     activations  T * (L * block + 8 D), where block counts the tensors each operation keeps for its backward pass:
                    fp32              4 (4 D + 2 Q + 2 K + M)   (input and result of two norms; q, k, v, attention; MLP)
                    MLP               M = 3 I gated, 2 I plain; of a mixture the experts of one token, and the routing
@@ -49,6 +49,7 @@ from typing import TYPE_CHECKING, Any
 
 from trivium.core.progress import memory_bytes, readable_bytes
 from trivium.errors import ConfigError
+from trivium.registry import component
 
 if TYPE_CHECKING:
     from trivium.models.config import ModelConfig
@@ -203,6 +204,7 @@ def forecast(
     trainable: int | None = None,
     frozen_roles: float = 0,
     ranks: int = 1,
+    virtual: float = 0,
     sequence_tokens: float | None = None,
     validation_tokens: int = 0,
     seconds_per_update: float | None = None,
@@ -214,6 +216,7 @@ def forecast(
     trained_share:      share of those tokens that is trained, which is what a run counts (answers, not questions).
     trainable:          trainable parameters, if not all of them.
     frozen_roles:       further models that only run forward (a reference, a teacher), in multiples of this one.
+    virtual:            tokens of soft prompts and prefixes, in each row, beside `data.sequence_length`.
     ranks:              processes; see the file docstring for what each engine shares among them.
     sequence_tokens:    mean length of the sequences inside the rows, for the cost of attention; default: a whole row.
     validation_tokens:  tokens in one validation.
@@ -225,7 +228,9 @@ def forecast(
     per_update = recipe.train.batch_size * recipe.data.sequence_length * fill
     length = recipe.data.sequence_length if sequence_tokens is None else sequence_tokens
     per_token = flops_per_token(config, sequence_tokens=length, trainable=trained, frozen_roles=frozen_roles)
-    memory = plan_memory(config, recipe, machine=machine, trainable=trained, frozen_roles=frozen_roles, ranks=ranks)
+    memory = plan_memory(
+        config, recipe, machine=machine, trainable=trained, frozen_roles=frozen_roles, ranks=ranks, virtual=virtual
+    )
     size = checkpoint_size(config, recipe, trainable=trained)
     # One more than is kept: the next is written before the oldest goes.
     kept = min(recipe.train.keep_checkpoints + 1, _times(steps, recipe.train.checkpoint_every))
@@ -242,7 +247,7 @@ def forecast(
         trainable_parameters=trained,
         steps=steps,
         tokens=round(steps * per_update * trained_share),
-        flops=per_token * per_update * steps,
+        flops=per_token * (per_update + recipe.train.batch_size * virtual) * steps,
         memory=memory,
         checkpoint_bytes=size,
         disk_bytes=disk,
@@ -305,6 +310,7 @@ def plan_memory(
     trainable: int | None = None,
     frozen_roles: float = 0,
     ranks: int = 1,
+    virtual: float = 0,
 ) -> MemoryPlan:
     """The parts of the peak of one process; formulas in the file docstring."""
     engine, kind = recipe.engine.name, machine.device.partition(":")[0]
@@ -331,9 +337,9 @@ def plan_memory(
         runtime=runtime,
         weights=round(each * (parameters + frozen_roles * config.parameters())) + (2 * parameters if half else 0),
         gradients=each * trained,
-        optimizer=2 * each * trained,
-        activations_per_row=round(row * (flying * blocks + ends)),
-        checkpointed_per_row=round(row * (flying * inputs + RECOMPUTED_BLOCKS * block + ends)),
+        optimizer=state_bytes(config, recipe, trained=trained),
+        activations_per_row=round((row + virtual) * (flying * blocks + ends)),
+        checkpointed_per_row=round((row + virtual) * (flying * inputs + RECOMPUTED_BLOCKS * block + ends)),
         loss=3 * 4 * logits + (head if logits else 0),
         embedding=head,
         micro_rows=micro_rows,
@@ -395,10 +401,21 @@ def activation_bytes(config: ModelConfig, *, half: bool, packed: bool) -> tuple[
 
 
 def checkpoint_size(config: ModelConfig, recipe: Recipe, *, trainable: int | None = None) -> int:
-    """Bytes of one checkpoint: weights, and Adam's two moments of what trains."""
-    each = _MASTER_BYTES[recipe.model.dtype]
+    """Bytes of one checkpoint: weights, and the optimiser's state of what trains."""
     trained = config.parameters() if trainable is None else trainable
-    return each * (config.parameters() + 2 * trained)
+    return _MASTER_BYTES[recipe.model.dtype] * config.parameters() + state_bytes(config, recipe, trained=trained)
+
+
+def state_bytes(config: ModelConfig, recipe: Recipe, *, trained: int) -> int:
+    """Bytes that the optimiser keeps between updates for so many trained parameters, and a moving average of them."""
+    settings = dict(recipe.train.optimizer)
+    cls = component("optim", settings.pop("name"), outside=True)
+    optimizer = cls(cls.Config.model_validate(settings))
+    each = _MASTER_BYTES[recipe.model.dtype]
+    hidden = 1 - _around(config) / config.parameters()
+    # An optimiser from outside of this package may not say.
+    size = optimizer.state_bytes(each, hidden) if hasattr(optimizer, "state_bytes") else 2 * each
+    return round(trained * (size + (each if recipe.train.ema is not None else 0)))
 
 
 def _seconds(
