@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,20 +67,8 @@ class RunFolder:
         if not self.main:
             yield
             return
-        make_folder(self.path)
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    "another process is training in this folder",
-                    where=self.path,
-                    fix="wait for it, stop it, or choose another name=...",
-                ) from None
+        with alone_in(self.path, "another process is training in this folder"):
             yield
-        finally:
-            os.close(descriptor)
 
     def set_aside(self) -> Path | None:
         """Moves an earlier run out of the way (`--fresh`); nothing is deleted."""
@@ -98,16 +86,9 @@ class RunFolder:
 
     def refuse_other_settings(self, stored: Path) -> None:
         """Compares with what the run was started with, key by key."""
-        before, now = _flat(resolve(stored).dump()), _flat(self.resolved.dump())
-        for key in sorted(before.keys() | now.keys()):
-            free = any(key == name or key.startswith(f"{name}.") for name in FREE_TO_CHANGE)
-            if not free and before.get(key) != now.get(key):
-                raise ConfigError(
-                    f"{self.path} was started with another {key}",
-                    where=f"{stored}: {key}",
-                    value=f"{before.get(key)} then, {now.get(key)} now",
-                    fix="choose another name=..., go back to the old value, or start over with --fresh",
-                )
+        refuse_differences(
+            resolve(stored).dump(), self.resolved.dump(), stored, what=str(self.path), free=FREE_TO_CHANGE
+        )
 
     def status(self, state: str, step: int, reason: str = "") -> None:
         """`status.json`: running, finished, interrupted, diverged or crashed."""
@@ -135,6 +116,37 @@ def set_aside(path: Path) -> Path:
         number += 1
     path.rename(aside)
     return aside
+
+
+@contextmanager
+def alone_in(folder: Path, problem: str) -> Iterator[None]:
+    """Only one process at a time works in a folder; ConfigError with the problem for all others."""
+    make_folder(folder)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(problem, where=folder, fix="wait for it, stop it, or choose another name=...") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def refuse_differences(
+    then: Mapping[str, Any], now: Mapping[str, Any], stored: Path, *, what: str, free: Sequence[str] = ()
+) -> None:
+    """Raises ConfigError if `what` was started with other settings than now, but for those that are free to change."""
+    before, after = _flat(then), _flat(now)
+    for key in sorted(before.keys() | after.keys()):
+        allowed = any(key == name or key.startswith(f"{name}.") for name in free)
+        if not allowed and before.get(key) != after.get(key):
+            raise ConfigError(
+                f"{what} was started with another {key}",
+                where=f"{stored}: {key}",
+                value=f"{before.get(key)} then, {after.get(key)} now",
+                fix="choose another name=..., go back to the old value, or start over with --fresh",
+            )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
