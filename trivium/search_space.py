@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 CORNERS = 32
 """Combinations of ends of the space that are checked before any work."""
-OF_THE_SWEEP = {"name", "runs", "schema_version", "trivium_version", "engine.name", "train.tensorboard"}
+OF_THE_SWEEP = {"name", "runs", "seed", "schema_version", "trivium_version", "engine.name", "train.tensorboard"}
 """Keys that the sweep itself sets, or that change nothing that could be measured."""
 
 SMALLER = {
@@ -302,7 +302,7 @@ class Axis:
         if step is None:
             return None
         count = math.floor((dimension.high - dimension.low) / step + 1e-9) + 1
-        return [self.number(dimension.low + number * step) for number in range(count)]
+        return [self.number(round(dimension.low + number * step, 12)) for number in range(count)]
 
     def number(self, value: Any) -> int | float:
         """The value in the type of the setting."""

@@ -137,6 +137,8 @@ class Sweeping:
         self.began = time.monotonic()
         self.before = study.seconds
         self.written = 0.0
+        self.opened = False
+        """Whether a trial has read the data, which are then there for all: the first one does it alone."""
         self.progress = Progress(search.trials, search.base.recipe.name)
 
     @property
@@ -172,7 +174,8 @@ class Sweeping:
     def next(self, backlog: deque[tuple[int, dict[str, Any]]]) -> tuple[int, dict[str, Any]] | None:
         """The next trial to run: (number, values); None if there is none."""
         limit = self.search.settings.minutes
-        if self.stopped_by:
+        alone = not self.opened and any(process.number is not None for process in self.processes)
+        if self.stopped_by or alone:
             return None
         if backlog:
             return backlog.popleft()
@@ -228,7 +231,10 @@ class Sweeping:
                 self.close(process, state="failed", reason=reason)
             case {"error": error}:
                 raise from_json(error)
+            case {"opened": _}:
+                self.opened = True
             case {"ended": code}:
+                self.opened = True
                 if process.told is None and self.stopped_by is None:
                     self.died(process, code)
                 if process.told is None:

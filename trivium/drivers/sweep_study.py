@@ -7,6 +7,7 @@ for each, so a sweep that was killed proposes what it would have proposed.
 from __future__ import annotations
 
 import json
+import sqlite3
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -63,10 +64,9 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.search = search
         goals = search.settings.goals
-        storage = optuna.storages.RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": 60}})
         self.study = optuna.create_study(
             study_name="sweep",
-            storage=storage,
+            storage=open_storage(file),
             directions=["maximize" if goal.maximize else "minimize" for goal in goals],
             load_if_exists=True,
             pruner=make_pruner(search),
@@ -241,6 +241,19 @@ class Study:
         return name, {key: float(share) for key, share in shares.items()}
 
 
+def open_storage(file: Path) -> Any:
+    """Optuna's storage; it survives the death of the process at any moment, of the machine but for the last entries."""
+    from optuna.storages import RDBStorage
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(file, timeout=60, check_same_thread=False)
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = normal")
+        return connection
+
+    return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
+
+
 def make_sampler(search: Search, seed: int) -> Any:
     """Optuna's sampler with a seed; grid and CMA-ES fix the values themselves, and the rest is drawn at random."""
     from optuna import samplers
@@ -295,9 +308,11 @@ def labelled(axes: Sequence[Axis], values: Mapping[str, Any]) -> dict[str, Any]:
 
 def front(trials: Sequence[Trial], goals: Sequence[Goal]) -> list[Trial]:
     """Complete trials that no other beats in all goals, the best by the first goal first."""
-    signs = [-1.0 if goal.maximize else 1.0 for goal in goals]
     complete = [one for one in trials if one.state == "complete"]
-    scores = {one.number: [sign * value for sign, value in zip(signs, one.goals, strict=True)] for one in complete}
+    scores = {
+        one.number: [-value if goal.maximize else value for goal, value in zip(goals, one.goals, strict=True)]
+        for one in complete
+    }
 
     def beaten(one: Trial) -> bool:
         own = scores[one.number]

@@ -4,7 +4,7 @@
 
 The process imports what a run needs, waits for a task (a JSON line on standard input), and does it in a fork: the next
 task starts at once, and a trial that the system kills for its memory takes nothing with it. Where there is no fork it
-does one task itself and ends. Messages go to standard output: `seen` (figures at a validation; an answer says whether
+does one task itself and ends. Messages go to standard output: `opened` (the data are read), `seen` (figures at a validation; an answer says whether
 to go on), `result`, `pruned`, `failed`, `interrupted`, `error`, and `ended` with the exit code.
 """
 
@@ -77,6 +77,10 @@ class Watch(Callback):
         self.line = line
         self.folder = folder
         self.pruned = False
+
+    def start(self, trainer: Trainer) -> None:
+        """The data are read and lie ready for other trials."""
+        self.line.send(opened=True)
 
     def update_end(self, trainer: Trainer, update: Update, result: StepResult, tokens: int) -> None:
         """After a validation, or when one would be due."""
