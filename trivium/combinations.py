@@ -32,6 +32,7 @@ def refuse_wrong_combinations(resolved: ResolvedRecipe, environment: Mapping[str
     """Raises ConfigError if this recipe cannot run here; imports no torch."""
     found = [
         *_pipeline(resolved),
+        *_transforms(resolved),
         *_rollouts(resolved, environment),
         *_processes(resolved, environment),
         *_numbers(resolved),
@@ -175,6 +176,27 @@ def _pipeline(resolved: ResolvedRecipe) -> Iterator[Problem]:
         yield _problem(resolved, ("engine", "name"), f"the method {name} {reason}: no pipeline can run it", fix)
 
 
+def _transforms(resolved: ResolvedRecipe) -> Iterator[Problem]:
+    """Adapters stand beside a base that is kept; they are not cut into the stages of a pipeline."""
+    recipe = resolved.recipe
+    adapters = [(number, chosen) for number, chosen in enumerate(resolved.transforms) if chosen.cls.adapter]
+    if recipe.engine.name == "pipeline" and resolved.transforms:
+        text, fix = "a pipeline trains whole models only", "set engine.name=fsdp2 (or ddp, or single)"
+        yield _problem(resolved, ("engine", "name"), text, fix)
+    if not adapters:
+        return
+    number, first = adapters[0]
+    keys: Keys = ("transforms", number)
+    path = recipe.model.path
+    if path is None:
+        text = f"{first.name} is stored beside its base, but a model from a preset has no folder"
+        yield _problem(resolved, keys, text, "name a model folder with model.path, or delete the transform")
+    elif any((Path(path) / name).is_file() for name in ("adapter_config.json", "adapters.json")):
+        text = f"model.path holds an adapter already, which {first.name} cannot stand on"
+        fix = "delete transforms to train that adapter on; or merge it first: trivium export --merge"
+        yield _problem(resolved, keys, text, fix, path)
+
+
 def _rollouts(resolved: ResolvedRecipe, environment: Mapping[str, str]) -> Iterator[Problem]:
     """Ranks that generate take different numbers of steps, so their forward passes must not wait for each other."""
     recipe, cls = resolved.recipe, resolved.method.cls
@@ -220,6 +242,7 @@ def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
     train, changed = recipe.train, resolved.differences_from_defaults()
     no_validation = (not recipe.data.validation, "there is no data.validation", "give data.validation")
     no_samples = (not train.sample_prompts, "there are no train.sample_prompts", "give train.sample_prompts")
+    no_warmup = (train.warmup_steps == 0, "train.warmup_steps is 0", "set train.warmup_steps")
     rules: dict[Keys, tuple[bool, str, str]] = {
         ("train", "validate_every"): no_validation,
         ("train", "validation_batches"): no_validation,
@@ -230,6 +253,23 @@ def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
             f"the schedule is {train.schedule}",
             "set train.schedule=wsd",
         ),
+        ("train", "decay_shape"): (
+            train.schedule != "wsd",
+            f"the schedule is {train.schedule}",
+            "set train.schedule=wsd",
+        ),
+        ("train", "schedule_power"): (
+            train.schedule != "polynomial",
+            f"the schedule is {train.schedule}",
+            "set train.schedule=polynomial",
+        ),
+        ("train", "schedule_cycles"): (
+            train.schedule != "cosine_restarts",
+            f"the schedule is {train.schedule}",
+            "set train.schedule=cosine_restarts",
+        ),
+        ("train", "warmup_shape"): no_warmup,
+        ("train", "warmup_start_ratio"): no_warmup,
         ("train", "min_lr_ratio"): (
             train.schedule == "constant",
             "the schedule is constant",

@@ -149,7 +149,7 @@ def fingerprint(run: Path) -> dict[str, str]:
 
     newest = run / "checkpoints" / (run / "latest").read_text().strip()
     return {
-        "final": digest(run / "final" / "model.safetensors"),
+        "final": digest(*sorted((run / "final").rglob("*.safetensors"))),
         "optimiser": digest(*sorted((newest / "train").iterdir())),
         "metrics": digest(run / "metrics.jsonl"),
         "samples": digest(*sorted((run / "samples").glob("*.json"))) if (run / "samples").exists() else "",

@@ -19,12 +19,15 @@ import torch
 from trivium.artifacts.tensors import load_state, save_state
 from trivium.artifacts.writer import DiskFull
 from trivium.errors import TrainingDiverged
-from trivium.models.folder import save_model
+from trivium.models.adapter_folder import adapter_values, is_adapter, save_adapters
+from trivium.models.folder import load_model, save_model
+from trivium.models.transform import adapters_of
 
 if TYPE_CHECKING:
     from trivium.artifacts.checkpoints import CheckpointStore
     from trivium.artifacts.record import Parent
     from trivium.core.trainer import Trainer
+    from trivium.models.transformer import Transformer
 
 
 class Checkpoints:
@@ -79,7 +82,7 @@ class Checkpoints:
         for name, role in trainer.engine.roles.items():
             if role.trainable:
                 place = found / "model" if name == "policy" else found / "roles" / name
-                trainer.engine.load_weights(name, read_weights(place))
+                trainer.engine.load_weights(name, read_weights(place, role.module))
         for name in trainer.engine.players:
             trainer.engine.load_optimizer_state(name, load_state(found / "train", f"optimizer-{name}"))
         trainer.saved_step = trainer.progression.step
@@ -87,15 +90,19 @@ class Checkpoints:
 
 
 def write_model_files(trainer: Trainer, role: str, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Model and tokenizer into a folder inside an artifact that is being written."""
-    save_model(folder, trainer.engine.roles[role].module.config, weights)
+    """Model, or its adapters, and tokenizer into a folder inside an artifact that is being written."""
+    module = trainer.engine.roles[role].module
+    if adapters_of(module):
+        save_adapters(folder, module, weights)
+    else:
+        save_model(folder, module.config, weights)
     trainer.context.tokenizer.save(folder)
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Weights of a model folder by this package's own names."""
-    from trivium.models.folder import load_model
-
+def read_weights(folder: Path, model: Transformer) -> dict[str, torch.Tensor]:
+    """Weights of a model folder by this package's own names; where it holds adapters of `model`, only what trains."""
+    if is_adapter(folder):
+        return adapter_values(folder, model)
     return dict(load_model(folder).state_dict())
 
 

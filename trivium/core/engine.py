@@ -21,6 +21,7 @@ from trivium.core.method import Method, RoleModel, Update, derive_seed
 from trivium.core.terms import Counts, Term, Terms, scaled_total
 from trivium.data.batch import Batch
 from trivium.errors import ConfigError
+from trivium.optim.groups import GroupRow, group_table, parameter_settings, refuse_useless_rules, split_groups
 from trivium.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ class Engine:
             name: self.make_player([roles[role] for role in members], optimizer)
             for name, members in method.players().items()
         }
+        refuse_useless_rules(
+            [name for player in self.players.values() for name in player.named],
+            recipe.train,
+            anywhere=lambda here: self.processes.any(here, device),
+        )
 
     # Setting up
 
@@ -156,11 +162,34 @@ class Engine:
         return Player(
             roles=roles,
             named=named,
-            optimizer=optimizer.build(named.items(), lr=self.recipe.train.lr),
+            optimizer=self.grouped(optimizer.build(named.items(), lr=self.recipe.train.lr), roles, named),
             scaler=torch.amp.GradScaler(
                 self.device.type, init_scale=2.0**14, enabled=self.recipe.train.precision == "fp16"
             ),
         )
+
+    def grouped(
+        self, optimizer: torch.optim.Optimizer, roles: list[RoleModel], named: dict[str, nn.Parameter]
+    ) -> torch.optim.Optimizer:
+        """The optimiser with a group for each learning rate and weight decay that the recipe asks for."""
+        settings = parameter_settings(
+            named,
+            self.recipe.train,
+            blocks={role.name: count_blocks(role.module) for role in roles},
+            factors={f"{role.name}.{name}": factor for role in roles for name, factor in role.lr_factors.items()},
+        )
+        split_groups(optimizer, {parameter: settings[name] for name, parameter in named.items()})
+        return optimizer
+
+    def groups(self) -> list[GroupRow]:
+        """What trains, at which learning rate and weight decay; every rank must call it."""
+        lr = self.recipe.train.lr
+        several = sum(len(player.roles) for player in self.players.values()) > 1
+        return [
+            row
+            for player in self.players.values()
+            for row in group_table(player.optimizer, player.named, lr, several=several)
+        ]
 
     # One update
 
@@ -193,7 +222,7 @@ class Engine:
         if finite:
             self.clip(player, norm)
             for group in player.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_factor"]
             player.scaler.step(player.optimizer)
         if player.scaler.is_enabled():
             player.scaler.update()
@@ -363,11 +392,14 @@ class Engine:
         return whole_tensors(self.roles[role].module.state_dict())
 
     def load_weights(self, role: str, weights: Mapping[str, Tensor]) -> None:
-        """The inverse of `weights`."""
-        own = self.roles[role].module.state_dict()
+        """The inverse of `weights`; what is missing there must be frozen, and stays."""
+        module = self.roles[role].module
+        missing = [name for name, p in module.named_parameters() if p.requires_grad and name not in weights]
+        assert not missing, f"nothing is stored for {missing[:3]}"
         with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(shard_like(weights[name], tensor))
+            for name, tensor in module.state_dict().items():
+                if name in weights:
+                    tensor.copy_(shard_like(weights[name], tensor))
 
     def optimizer_state(self, player: str) -> dict[str, Any]:
         """Optimiser state by parameter name, and the loss scale; every rank must call it."""
@@ -387,6 +419,12 @@ class Engine:
                 }
         if saved["scaler"]:
             entry.scaler.load_state_dict(dict(saved["scaler"]))
+
+
+def count_blocks(model: nn.Module) -> tuple[int, int]:
+    """Blocks of a model, and of its encoder if that is another stack."""
+    encoder = getattr(model, "encoder", None)
+    return len(getattr(model, "blocks", ())), len(getattr(encoder, "blocks", ()))
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from trivium.artifacts.environment import environment
 from trivium.artifacts.secrets import redact_command
+from trivium.artifacts.temporary import is_at
 from trivium.artifacts.writer import make_folder, write_file
 from trivium.config import ResolvedRecipe, resolve
 from trivium.errors import ConfigError
@@ -39,6 +40,9 @@ FREE_TO_CHANGE = (
     "train.max_nonfinite",
 )
 """Keys that may differ when a run is continued: they change where and how it is computed, not what."""
+
+
+BUSY = "another process is training in this folder"
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,12 @@ class RunFolder:
         if not self.main:
             yield
             return
-        with alone_in(self.path, "another process is training in this folder"):
+        with alone_in(self.path, BUSY):
             yield
 
     def set_aside(self) -> Path | None:
-        """Moves an earlier run out of the way (`--fresh`); nothing is deleted."""
-        return set_aside(self.path) if self.path.exists() else None
+        """Moves an earlier run out of the way (`--fresh`); nothing is deleted. Refuses while it is running."""
+        return set_aside_alone(self.path, BUSY)
 
     def begin(self, *, has_checkpoint: bool) -> None:
         """Writes configuration and environment; refuses to continue a run that was started with other settings."""
@@ -121,16 +125,34 @@ def set_aside(path: Path) -> Path:
 @contextmanager
 def alone_in(folder: Path, problem: str) -> Iterator[None]:
     """Only one process at a time works in a folder; ConfigError with the problem for all others."""
-    make_folder(folder)
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = _take(folder, problem)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(problem, where=folder, fix="wait for it, stop it, or choose another name=...") from None
         yield
     finally:
         os.close(descriptor)
+
+
+def set_aside_alone(folder: Path, problem: str) -> Path | None:
+    """`set_aside` of a folder that nobody works in; None if it is not there."""
+    if not folder.exists():
+        return None
+    with alone_in(folder, problem):
+        return set_aside(folder)
+
+
+def _take(folder: Path, problem: str) -> int:
+    """A descriptor that holds the lock of the folder, which is made if it is not there."""
+    while True:
+        make_folder(folder)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ConfigError(problem, where=folder, fix="wait for it, stop it, or choose another name=...") from None
+        if is_at(folder, descriptor):
+            return descriptor
+        os.close(descriptor)  # somebody set the folder aside in between
 
 
 def refuse_differences(

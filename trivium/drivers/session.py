@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -29,16 +29,16 @@ from trivium.data.loader import Loader
 from trivium.data.sealing import guarded, said_of_sealed
 from trivium.drivers.word_vectors import open_word_vectors, start_embeddings
 from trivium.errors import ConfigError, ModelError
+from trivium.models.adapter_folder import base_of
 from trivium.models.allocator import keep_freed_memory
 from trivium.models.build import build_model, first_problem, preset
 from trivium.models.config import ModelConfig
 from trivium.models.folder import load_model, read_config, with_head
 from trivium.models.huggingface import HEAD_FIELDS
+from trivium.models.transform import Transform, apply_transforms
+from trivium.models.transformer import Transformer
 from trivium.recipe import Recipe, Source
 from trivium.tokenizers.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from trivium.models.transformer import Transformer
 
 CPU_RATE = 1e11
 """FLOP/s assumed of a CPU when deciding whether compiling pays; only the order of magnitude matters."""
@@ -96,12 +96,13 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     vectors = open_word_vectors(recipe, tokenizer)
     train_data, validation_data = open_data(recipe, method, tokenizer, processes)
     config = fitted_head(config, method.head(train_data))
+    trainable = count_trainable(resolved, config)
     loader = make_loader(recipe, method, train_data, processes)
     total = run_length(recipe, loader)
     loader.plan(total)
-    machine = machine_that_fits(recipe, config, method, loader, total, device, processes)
+    machine = machine_that_fits(recipe, config, method, loader, total, device, processes, trainable)
     compiled = should_compile(recipe, config, total, device)
-    roles = load_roles(recipe, config, method, compiled=compiled)
+    roles = load_roles(resolved, config, method, compiled=compiled)
     started = start_embeddings(recipe, method, roles, tokenizer, vectors)
     feed = LoaderFeed(loader, Progression(), recipe.data.prefetch)
     trainer = make_trainer(resolved, method, roles, feed, tokenizer, total, device=device, processes=processes)
@@ -161,6 +162,7 @@ def machine_that_fits(
     total: int,
     device: torch.device,
     processes: Processes,
+    trainable: int | None,
 ) -> Machine:
     """The machine before any memory is taken; raises ConfigError, with a setting that fits, if it is too small."""
     machine = describe_machine(Path(recipe.runs), device=device.type)
@@ -170,6 +172,7 @@ def machine_that_fits(
         steps=total,
         machine=machine,
         fill=loader.packing_efficiency,
+        trainable=trainable,
         frozen_roles=sum(not role.trainable for role in method.roles().values()),
         ranks=processes.world,
     )
@@ -177,13 +180,65 @@ def machine_that_fits(
     return machine
 
 
-def load_roles(recipe: Recipe, config: ModelConfig, method: Method, *, compiled: bool) -> dict[str, RoleModel]:
-    """The models that take part, by name."""
-    roles = {name: RoleModel(name, load_role(recipe, role, config), role) for name, role in method.roles().items()}
+def load_roles(
+    resolved: ResolvedRecipe, config: ModelConfig, method: Method, *, compiled: bool
+) -> dict[str, RoleModel]:
+    """The models that take part, by name; the transforms are those of the policy."""
+    recipe, wanted = resolved.recipe, method.roles()
+    policy = load_role(recipe, wanted["policy"], config)
+    if resolved.transforms:
+        if any(chosen.cls.adapter for chosen in resolved.transforms):
+            policy.base = base_of(recipe.model.path or "")
+        apply_transforms(policy, make_transforms(resolved), seed=recipe.seed)
+    roles: dict[str, RoleModel] = {}
+    for name, role in wanted.items():
+        start = name != "policy" and role.path is None and role.config is None and not role.trainable
+        if name == "policy":
+            module = policy
+        elif start and resolved.transforms and recipe.engine.name in ("single", "ddp"):
+            module = start_of(policy)
+        else:
+            module = load_role(recipe, role, config)
+        roles[name] = RoleModel(name, module, role)
     if compiled:
-        for role in roles.values():
-            role.compile()
+        for model in roles.values():
+            model.compile()
     return roles
+
+
+def make_transforms(resolved: ResolvedRecipe) -> list[Transform]:
+    """The transforms of the recipe, not yet applied."""
+    transforms: list[Transform] = [chosen.cls(chosen.config) for chosen in resolved.transforms]
+    for number, transform in enumerate(transforms):
+        transform.where = f"transforms.{number}"
+    return transforms
+
+
+def count_trainable(resolved: ResolvedRecipe, config: ModelConfig) -> int | None:
+    """Parameters of the policy that will train, None for all; refuses transforms that do not fit the model.
+
+    They are applied to a model without weights, so that what is wrong with them is said before anything is read.
+    """
+    if not resolved.transforms:
+        return None
+    model, transforms = Transformer(config), make_transforms(resolved)
+    for transform in transforms:
+        transform.check(config)
+    apply_transforms(model, transforms, seed=0)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def start_of(policy: Transformer) -> Transformer:
+    """The policy as it is before training and without its transforms, for a frozen role; frozen weights are shared."""
+    model = Transformer(policy.config)
+    own = dict(policy.named_parameters())
+    with torch.no_grad():
+        model.assign({name: _start(own[name]) for name, _ in model.named_parameters()})
+    return model
+
+
+def _start(parameter: torch.Tensor) -> torch.Tensor:
+    return parameter.detach().clone() if parameter.requires_grad else parameter.detach()
 
 
 def set_up_torch(recipe: Recipe, processes: Processes) -> None:

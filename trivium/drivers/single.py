@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,16 +99,19 @@ def run(session: Session, folder: RunFolder, callbacks: Sequence[Callback] = ())
     from trivium.artifacts.checkpoints import CheckpointStore
     from trivium.core.checkpoint import Checkpoints
     from trivium.drivers.forecasting import Forecasting
+    from trivium.optim.groups import describe_groups
 
     recipe, trainer, main = session.recipe, session.trainer, session.processes.main
     store = CheckpointStore(folder.path, keep=recipe.train.keep_checkpoints)
     checkpoints = Checkpoints(store, parents=parents_of(session), config=session.resolved.dump(), seed=recipe.seed)
     resumed = checkpoints.restore(trainer)
+    groups = trainer.engine.groups()
     if main:
-        for message in [*store.messages, *session.notes]:
+        for message in [*store.messages, *session.notes, *describe_groups(groups)]:
             say(message)
         folder.begin(has_checkpoint=resumed is not None)
         folder.write_json("data.json", data_summary(session))
+        folder.write_json("groups.json", {"groups": [asdict(row) for row in groups]})
         folder.status("running", trainer.progression.step)
         if resumed:
             say(f"continuing {folder.path} after update {trainer.progression.step} of {session.total}")

@@ -40,7 +40,7 @@ from trivium.core.plan import MARGIN, describe_machine
 from trivium.core.progress import Progress, readable_bytes, readable_seconds
 from trivium.data.pipeline.errors import WorkerFailed, from_json
 from trivium.data.sealing import sealed_folders
-from trivium.drivers.run_folder import FREE_TO_CHANGE, alone_in, refuse_differences, set_aside
+from trivium.drivers.run_folder import FREE_TO_CHANGE, alone_in, refuse_differences, set_aside_alone
 from trivium.drivers.single import say
 from trivium.drivers.sweep_cma import value_at
 from trivium.drivers.sweep_study import Study, Trial, front
@@ -113,9 +113,10 @@ def sweep(
     """
     search = recipe if isinstance(recipe, Search) else read_search(recipe, overrides)
     folder = search.folder
-    if fresh and folder.exists():
-        say(f"the earlier sweep lies in {set_aside(folder)} now")
-    with alone_in(folder, "another process runs this sweep"):
+    busy = "another process runs this sweep"
+    if fresh and (aside := set_aside_alone(folder, busy)):
+        say(f"the earlier sweep lies in {aside} now")
+    with alone_in(folder, busy):
         stored = folder / "sweep.yaml"
         if stored.exists():
             refuse_differences(read_search(stored).dump(), search.dump(), stored, what="this sweep", free=FREE)

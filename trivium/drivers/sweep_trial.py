@@ -4,8 +4,9 @@
 
 The process imports what a run needs, waits for a task (a JSON line on standard input), and does it in a fork: the next
 task starts at once, and a trial that the system kills for its memory takes nothing with it. Where there is no fork it
-does one task itself and ends. Messages go to standard output: `opened` (the data are read), `seen` (figures at a validation; an answer says whether
-to go on), `result`, `pruned`, `failed`, `interrupted`, `error`, and `ended` with the exit code.
+does one task itself and ends. Messages go to standard output: `opened` (the data are read), `seen` (figures at a
+validation; an answer says whether to go on), `result`, `pruned`, `failed`, `interrupted`, `error`, and `ended` with
+the exit code.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def initial_weight(name: str, shape: tuple[int, ...], config: ModelConfig, *, se
     if "norm" in name:
         return torch.full(shape, 1.0 - config.norm_offset, dtype=torch.float32)
     scale = config.init_std * _share(name, shape, config)
-    return torch.empty(shape, dtype=torch.float32).normal_(0.0, scale, generator=_stream(seed, name))
+    return torch.empty(shape, dtype=torch.float32).normal_(0.0, scale, generator=parameter_stream(seed, name))
 
 
 def _share(name: str, shape: tuple[int, ...], config: ModelConfig) -> float:
@@ -146,6 +146,7 @@ def _share(name: str, shape: tuple[int, ...], config: ModelConfig) -> float:
     return 1 / math.sqrt(2 * config.num_layers) if residual else 1.0
 
 
-def _stream(seed: int, name: str) -> torch.Generator:
+def parameter_stream(seed: int, name: str) -> torch.Generator:
+    """Random numbers of a parameter: the same on every device, and independent of those of all others."""
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -54,8 +54,12 @@ Source = Callable[[], "Tensor"]
 
 
 def read_config(folder: Path | str) -> ModelConfig:
-    """The shape of the model in `folder`. ModelError if it is not one that this package has."""
-    return _config_of(Path(folder), _read_json(Path(folder) / CONFIG))
+    """The shape of the model in `folder`, or of a base and the adapters there. ModelError if this package has none."""
+    from trivium.models.adapter_folder import is_adapter, read_adapter_config
+
+    if is_adapter(folder):
+        return read_adapter_config(Path(folder))
+    return config_of(Path(folder), read_json(Path(folder) / CONFIG))
 
 
 def load_model(
@@ -65,19 +69,26 @@ def load_model(
     device: torch.device | str = "cpu",
     head: Mapping[str, Any] | None = None,
     seed: int = 0,
+    base: Path | str | None = None,
 ) -> Transformer:
     """The model in `folder`; parameters have `dtype` (default: the one config.json names, else the file's).
 
     head: settings of another head to put on the body (`HEAD_FIELDS`). What the folder has for it is used, the rest is
     random from `seed`.
+    base: of a folder of adapters, the model they belong to; default: the one that the folder names.
 
     Raises ModelError naming what is missing, unknown, malformed or of another shape.
     """
+    from trivium.models.adapter_folder import is_adapter, load_adapters
     from trivium.models.transformer import Transformer
 
     path = Path(folder)
-    raw = _read_json(path / CONFIG)
-    stored = _config_of(path, raw)
+    if is_adapter(path):
+        return load_adapters(path, base=base, dtype=dtype, device=device, head=head, seed=seed)
+    if base is not None:
+        raise ModelError("only adapters have a base, this is a model of its own", where=path, value=str(base))
+    raw = read_json(path / CONFIG)
+    stored = config_of(path, raw)
     config = stored if head is None else with_head(stored, head)
     dtype = _stored_dtype(raw) if dtype is None else dtype
     model = Transformer(config)
@@ -106,17 +117,12 @@ def save_model(
     that of each tensor. Files hold at most `max_shard_bytes` each, unless one tensor is larger.
     """
     from trivium.artifacts.tensors import write_tensors
-    from trivium.artifacts.writer import write_plain
     from trivium.models.transformer import Transformer
 
     path = Path(folder)
     expected = [name for name, _ in Transformer(config).named_parameters()]
     _same_names(path, expected, {name for name in state_dict if not is_tied(config, name)})
-    kind = _dtype_name(dtype or state_dict[expected[0]].dtype)
-
-    def write_json(name: str, content: Mapping[str, Any]) -> None:
-        write_plain(path / name, iter([(json.dumps(content, indent=2) + "\n").encode()]))
-
+    kind = dtype or state_dict[expected[0]].dtype
     table = expand(keys_of(config), config, expected)
     shards = _shards(table, state_dict, dtype, max_shard_bytes)
     names = (
@@ -126,21 +132,40 @@ def save_model(
     )
     total = 0
     for name, keys in zip(names, shards, strict=True):
-        tensors = {key.file: _file_tensor(key, state_dict, dtype, config.num_kv_heads) for key in keys}
+        tensors = {key.file: file_tensor(key, state_dict, dtype, config.num_kv_heads) for key in keys}
         write_tensors(path / name, tensors, metadata={"format": "pt"})
         total += sum(tensor.nbytes for tensor in tensors.values())
     if len(shards) > 1:
         where = {key.file: name for name, keys in zip(names, shards, strict=True) for key in keys}
-        write_json(INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))})
+        write_json(path / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))})
+    write_model_config(path, config, kind)
+
+
+def write_model_config(folder: Path, config: ModelConfig, kind: torch.dtype) -> None:
+    """config.json and generation_config.json of a model with weights of type `kind`."""
     tokens = {f"{name}_token_id": getattr(config, f"{name}_id") for name in ("bos", "eos", "pad")}
     tokens["decoder_start_token_id"] = config.start_id
     known = {name: token for name, token in tokens.items() if token is not None}
-    write_json(GENERATION, {"_from_model_config": True, **known, "transformers_version": TRANSFORMERS})
-    types = {"dtype": kind, "torch_dtype": kind, "transformers_version": TRANSFORMERS, "use_cache": True}
-    write_json(CONFIG, {**write_config(family(config.family), config), **types})
+    write_json(folder / GENERATION, {"_from_model_config": True, **known, "transformers_version": TRANSFORMERS})
+    dtype = _dtype_name(kind)
+    types = {"dtype": dtype, "torch_dtype": dtype, "transformers_version": TRANSFORMERS, "use_cache": True}
+    write_json(folder / CONFIG, {**write_config(family(config.family), config), **types})
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def architecture(config: ModelConfig) -> str:
+    """The class of transformers that has this model."""
+    return head_of(family(config.family), config)[1].architecture
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A JSON file into an artifact that is being written."""
+    from trivium.artifacts.writer import write_plain
+
+    write_plain(path, iter([(json.dumps(content, indent=2) + "\n").encode()]))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model folder; ModelError if there is none."""
     if not path.parent.is_dir():
         raise ModelError("there is no such model folder", where=path.parent, fix="give the path of a folder")
     try:
@@ -164,7 +189,8 @@ def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def _config_of(folder: Path, raw: dict[str, Any]) -> ModelConfig:
+def config_of(folder: Path, raw: dict[str, Any]) -> ModelConfig:
+    """The shape that the config.json `raw` of `folder` describes."""
     where = folder / CONFIG
     kind = raw.get("model_type")
     if kind not in family_names():
@@ -183,7 +209,7 @@ def _config_of(folder: Path, raw: dict[str, Any]) -> ModelConfig:
         )
     if (folder / GENERATION).is_file():
         # Instruction-tuned folders often name their end-of-turn tokens only here, and transformers generates by it.
-        ends = _read_json(folder / GENERATION).get("eos_token_id")
+        ends = read_json(folder / GENERATION).get("eos_token_id")
         raw = raw if ends is None else {**raw, "eos_token_id": ends}
     file = family(kind)
     if getattr(file, "HEAD_MAY_BE_UNTIED", False) and _has_own_head(folder, file):
@@ -232,7 +258,7 @@ def _tensor_sources(folder: Path, files: ExitStack) -> dict[str, Source]:
                 fix="convert them to safetensors: load with transformers, then save_pretrained into a new folder",
             )
         raise ModelError("the model folder has no weights", where=folder, fix=f"put {SINGLE} or {INDEX} there")
-    places = _read_json(folder / INDEX).get("weight_map")
+    places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()) or not places:
         raise ModelError("weight_map must map tensor names to file names", where=folder / INDEX, value=places)
     opened: dict[str, dict[str, Source]] = {}
@@ -350,7 +376,7 @@ def _own_weights(
                 value=f"{_shape(tensor.shape, key)} in the file, {_shape(whole, key)} by config.json",
                 fix="the config.json belongs to another model, or was edited",
             )
-        weights.update(zip(key.own, _unstacked(tensor, key, expected, config.num_kv_heads), strict=True))
+        weights.update(zip(key.own, unstacked(tensor, key, expected, config.num_kv_heads), strict=True))
     if "head.weight" in weights and tied and not torch.equal(weights.pop("head.weight"), weights["embed.weight"]):
         raise ModelError(
             "head and embedding are tied but have different weights",
@@ -360,7 +386,7 @@ def _own_weights(
     return weights
 
 
-def _unstacked(tensor: Tensor, key: Key, shapes: list[tuple[int, ...]], groups: int) -> list[Tensor]:
+def unstacked(tensor: Tensor, key: Key, shapes: list[tuple[int, ...]], groups: int) -> list[Tensor]:
     """The parameters that one tensor of a file holds."""
     if not key.grouped:
         return list(torch.split(tensor, [shape[0] for shape in shapes]))
@@ -420,7 +446,7 @@ def _prepared(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | 
     return moved if aligned and moved.is_contiguous() else moved.clone(memory_format=torch.contiguous_format)
 
 
-def _file_tensor(key: Key, state_dict: Mapping[str, Tensor], dtype: torch.dtype | None, groups: int) -> Tensor:
+def file_tensor(key: Key, state_dict: Mapping[str, Tensor], dtype: torch.dtype | None, groups: int) -> Tensor:
     """The tensor of a file, from the parameters it holds."""
     parts = [state_dict[name].detach().to(device="cpu", dtype=dtype) for name in key.own]
     if key.grouped:

@@ -34,6 +34,7 @@ from trivium.models.config import ModelConfig, Rope
 from trivium.models.heads import make_head
 from trivium.models.layers import Block, Embedding, make_block, make_norm
 from trivium.models.positions import Alibi, RelativeBias
+from trivium.models.transform import Base, Transform
 
 Then = Callable[[Tensor, Any], Any]
 
@@ -144,6 +145,7 @@ class Transformer(Stack):
     Its parameters have shapes but no memory (device "meta") until `build_model` or `load_model` gives them values.
 
     encoder: the stack that reads the sources of an encoder-decoder; it shares the embedding.
+    transforms: what was applied to it, in order. base: the model folder that its adapters belong to.
     balance: after a forward pass of a mixture of experts, how unequally busy the experts were (1: equally); a scalar.
     """
 
@@ -157,6 +159,8 @@ class Transformer(Stack):
             self.encoder = Stack(config, config.num_layers, causal=False) if both else None
             self.head = make_head(config)
         self.balance: Tensor | None = None
+        self.transforms: list[Transform] = []
+        self.base: Base | None = None
         self.tie()
 
     def tie(self) -> None:

@@ -1,0 +1,161 @@
+"""Which layers an adapter acts on: by our names, by those of Hugging Face, or all.
+
+Some families keep several layers as one tensor (GPT-2's `c_attn`). An adapter of a file acts on that tensor, so here
+it acts on all layers of such a *place* alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from trivium.errors import ConfigError
+from trivium.models.folder import keys_of
+from trivium.models.huggingface import Key, expand
+from trivium.nearest import nearest
+
+if TYPE_CHECKING:
+    from trivium.models.transformer import Transformer
+
+ALL = "all-linear"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module of the file format and the modules here that it holds.
+
+    file:    its name there (`transformer.h.0.attn.c_attn`). own: names here, in the order in which they are stacked.
+    grouped: they are stacked for each of `groups` key/value heads, one after the other.
+    """
+
+    file: str
+    own: tuple[str, ...]
+    sizes: tuple[int, ...]
+    grouped: bool = False
+    groups: int = 1
+
+    @property
+    def layer(self) -> int | None:
+        """Number of the block, None outside of the blocks."""
+        found = re.search(r"(?:^|\.)blocks\.(\d+)\.", self.own[0])
+        return None if found is None else int(found[1])
+
+    @property
+    def head(self) -> bool:
+        """Whether it is (a part of) the head."""
+        return self.own[0].split(".")[0] == "head"
+
+    def stack(self, parts: Sequence[Tensor]) -> Tensor:
+        """Tensors of the modules here, along their outputs [O, ...] -> the tensor of the file."""
+        if self.grouped and len(parts) > 1:
+            parts = [part.reshape(self.groups, -1, *part.shape[1:]) for part in parts]
+            return torch.cat(list(parts), dim=1).flatten(0, 1)
+        return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+
+    def unstack(self, whole: Tensor) -> list[Tensor]:
+        """The reverse of `stack`."""
+        if self.grouped and len(self.own) > 1:
+            parts = whole.reshape(self.groups, -1, *whole.shape[1:])
+            cut = torch.split(parts, [size // self.groups for size in self.sizes], dim=1)
+            return [part.flatten(0, 1) for part in cut]
+        return list(torch.split(whole, list(self.sizes)))
+
+
+def places(model: Transformer, kind: type[nn.Module] = nn.Linear) -> list[Place]:
+    """All linear layers of the model (or all embeddings, by `kind`), in the order of the file format."""
+    modules = dict(model.named_modules())
+    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False) if ".branches." not in name]
+    found = []
+    for key in expand(keys_of(model.config), model.config, parameters):
+        own = tuple(name.removesuffix(".weight") for name in key.own)
+        if key.own[0].endswith(".weight") and all(isinstance(modules[name], kind) for name in own):
+            found.append(_place(key, own, [model.get_parameter(name).shape[0] for name in key.own], model))
+    return found
+
+
+def _place(key: Key, own: tuple[str, ...], sizes: list[int], model: Transformer) -> Place:
+    file = key.file.removesuffix(".weight")
+    return Place(file, own, tuple(sizes), key.grouped, model.config.num_kv_heads if key.grouped else 1)
+
+
+def targets(
+    model: Transformer,
+    wanted: str | Sequence[str],
+    *,
+    exclude: Iterable[str] = (),
+    layers: Sequence[int] | None = None,
+    where: str,
+    can: Callable[[Place], bool] = lambda place: not place.head,
+) -> list[Place]:
+    """The places called for; ConfigError naming the nearest one where a name fits nothing.
+
+    wanted:  `all-linear`, every layer but the head; or names, of ours or of Hugging Face, from the end (`q_proj`,
+             `attention.query`), `*` standing for anything.
+    exclude: names to leave out again. layers: numbers of blocks, negative ones from the end.
+    can:     whether an adapter can act on a place; `all-linear` leaves the others out, a name is refused.
+    """
+    everything = places(model)
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    left_out = [place for name in exclude for place in _named(everything, name, where, "exclude")]
+    found: list[Place] = []
+    for name in names:
+        if name == ALL:
+            found += [place for place in everything if not place.head and can(place)]
+            continue
+        matched = _named(everything, name, where, "target")
+        for place in matched:
+            if not can(place):
+                raise ConfigError(
+                    "this adapter cannot act on the layer", where=where, value=place.file, fix="name other layers"
+                )
+        found += matched
+    kept = [place for place in everything if place in found and place not in left_out]
+    if layers is not None:
+        count = len(model.blocks)
+        numbers = {layer % count for layer in layers if -count <= layer < count}
+        if len(numbers) < len(set(layers)):
+            raise ConfigError(
+                "there is no such layer", where=where, value=list(layers), fix=f"layers are 0 to {count - 1}"
+            )
+        kept = [place for place in kept if place.layer in numbers]
+    if not kept:
+        raise ConfigError("the adapter would act on no layer", where=where, value=names, fix=f"use {ALL!r}")
+    return kept
+
+
+def _named(everything: list[Place], name: str, where: str, setting: str) -> list[Place]:
+    found = [place for place in everything if any(_ends(path, name) for path in (place.file, *place.own))]
+    if found:
+        return found
+    kinds = Counter(path.rpartition(".")[2] for place in everything for path in (place.file, *place.own))
+    near = nearest(name, kinds)
+    listed = ", ".join(dict.fromkeys(place.file.rpartition(".")[2] for place in everything if not place.head))
+    raise ConfigError(
+        "the model has no layer of this name",
+        where=f"{where}.{setting}",
+        value=name,
+        fix=f"did you mean {near}? (there are {listed})" if near else f"there are {listed}; or {ALL!r}",
+    )
+
+
+def _ends(path: str, name: str) -> bool:
+    """Whether `path` is `name`, or ends with it after a dot."""
+    return fnmatchcase(path, name) or fnmatchcase(path, f"*.{name}")
+
+
+def short_names(chosen: Sequence[Place], everything: Sequence[Place]) -> list[str]:
+    """Names of the file format that mean just the places `chosen`: last parts where that is enough, else whole ones."""
+    files = {place.file for place in chosen}
+    names: set[str] = set()
+    for place in chosen:
+        last = place.file.rpartition(".")[2]
+        alike = {other.file for other in everything if _ends(other.file, last)}
+        names.add(last if alike <= files else place.file)
+    return sorted(names)
