@@ -85,7 +85,6 @@ def test_every_setting_of_a_component_is_explained(folder: Any, name: str) -> No
 
 
 CHECKING = {
-    "search_space.py",
     "config.py",
     "recipe.py",
     "schema.py",

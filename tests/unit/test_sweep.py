@@ -191,7 +191,7 @@ def told(search: Search, objective: Callable[[dict[str, Any]], float] | None, *,
     return study.trials()
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.slow), "cmaes", "random"])
 def test_a_sampler_proposes_the_same_however_often_it_is_stopped(changed: Changed, sampler: str) -> None:
     count = 12 if sampler == "gp" else 16
     recipe = changed(SPACE, {"steps": 100}, sampler=sampler, trials=count)
@@ -431,6 +431,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.crash
+@pytest.mark.slow
 def test_a_killed_or_stopped_sweep_goes_on_as_if_nothing_had_happened(changed: Changed, tmp_path: Path) -> None:
     recipe = changed(
         {"train.lr": LR}, {"steps": 120, "checkpoint_every": 10, "validate_every": 20}, trials=3, keep="all"

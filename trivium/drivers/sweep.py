@@ -352,7 +352,7 @@ class Sweeping:
                 axis.key: axis.dimension.model_dump(mode="json", exclude_defaults=True) for axis in self.search.axes
             },
             "own": {axis.key: self.search.own(axis.key) for axis in self.search.axes},
-            "runs": {one.number: self.names(one.number) for one in trials},
+            "runs": {str(one.number): self.names(one.number) for one in trials},
             "importance": {"how": how, "shares": shares},
         }
         write_file(self.folder / "sweep.json", json.dumps(content, indent=1))

@@ -74,7 +74,7 @@ def _best(result: Result) -> Stage:
     rows = [[key, setting(value), setting(result["own"].get(key))] for key, value in best["values"].items()]
     what = f"Trial {best['number']}" + (f" is the best by {result['goals'][0]}." if several else ".")
     links = [Link("The best recipe, for trivium train", "best.yaml"), Link("All numbers", "sweep.json")]
-    links += [Link(f"The run {name}", f"trials/{name}/report.html") for name in result["runs"][best["number"]]]
+    links += [Link(f"The run {name}", f"trials/{name}/report.html") for name in result["runs"][str(best["number"])]]
     return Stage(
         title="The best",
         what=what,
