@@ -36,6 +36,7 @@ def refuse_wrong_combinations(resolved: ResolvedRecipe, environment: Mapping[str
         *_rollouts(resolved, environment),
         *_processes(resolved, environment),
         *_numbers(resolved),
+        *_averages(resolved),
         *_without_effect(resolved),
     ]
     raise_first([*missing_things(resolved), *found])
@@ -169,6 +170,8 @@ def _pipeline(resolved: ResolvedRecipe) -> Iterator[Problem]:
     reason = None
     if cls.backward is not None:
         reason = "makes several backward passes for each micro-batch"
+    elif cls.represent is not None:
+        reason = "compares the texts of a whole update with each other"
     elif cls.updates is not Method.updates:
         reason = "makes its own updates from rollouts"
     if reason:
@@ -183,6 +186,7 @@ def _transforms(resolved: ResolvedRecipe) -> Iterator[Problem]:
     if recipe.engine.name == "pipeline" and resolved.transforms:
         text, fix = "a pipeline trains whole models only", "set engine.name=fsdp2 (or ddp, or single)"
         yield _problem(resolved, ("engine", "name"), text, fix)
+    yield from _quantised(resolved, bool(adapters))
     if not adapters:
         return
     number, first = adapters[0]
@@ -195,6 +199,20 @@ def _transforms(resolved: ResolvedRecipe) -> Iterator[Problem]:
         text = f"model.path holds an adapter already, which {first.name} cannot stand on"
         fix = "delete transforms to train that adapter on; or merge it first: trivium export --merge"
         yield _problem(resolved, keys, text, fix, path)
+
+
+def _quantised(resolved: ResolvedRecipe, adapters: bool) -> Iterator[Problem]:
+    """A base in few bits cannot train itself, and is not cut up among processes."""
+    for number, chosen in enumerate(resolved.transforms):
+        if not chosen.cls.changes_base:
+            continue
+        keys: Keys = ("transforms", number)
+        if not adapters:
+            text = f"{chosen.name} freezes the base, and there is no adapter that would train"
+            yield _problem(resolved, keys, text, "add one to transforms, such as {name: lora}")
+        if resolved.recipe.engine.name == "fsdp2":
+            text = f"{chosen.name} does not go with weights that are cut among processes"
+            yield _problem(resolved, ("engine", "name"), text, "set engine.name=ddp (or single)")
 
 
 def _rollouts(resolved: ResolvedRecipe, environment: Mapping[str, str]) -> Iterator[Problem]:
@@ -230,10 +248,28 @@ def _numbers(resolved: ResolvedRecipe) -> Iterator[Problem]:
         from trivium.models.build import preset
 
         shape = preset(model.preset, model.config)
-        if shape.positions == "learned" and data.sequence_length > shape.max_positions:
+        # A row of similar texts holds several, each with positions of its own.
+        longest = data.sequence_length
+        if getattr(resolved.method.cls, "data_kind", None) == "similar":
+            longest = data.similar.text_length or longest
+        if shape.positions == "learned" and longest > shape.max_positions:
             text = f"rows are longer than the {shape.max_positions} learned positions of {model.preset}"
-            fix = f"set data.sequence_length={shape.max_positions}, or model.config.max_positions"
+            setting = "data.sequence_length" if longest == data.sequence_length else "data.similar.text_length"
+            fix = f"set {setting}={shape.max_positions}, or model.config.max_positions"
             yield _problem(resolved, ("data", "sequence_length"), text, fix, data.sequence_length)
+
+
+def _averages(resolved: ResolvedRecipe) -> Iterator[Problem]:
+    """The schedule-free optimisers average the weights themselves, in the place of a schedule."""
+    train = resolved.recipe.train
+    if resolved.optimizer.name != "schedule_free":
+        return
+    if train.schedule != "constant":
+        text = "the schedule-free optimisers need a constant learning rate: their average takes the place of a schedule"
+        yield _problem(resolved, ("train", "schedule"), text, "set train.schedule=constant", train.schedule)
+    if train.ema is not None:
+        text = "schedule_free averages the weights already"
+        yield _problem(resolved, ("train", "ema"), text, "delete train.ema, or choose another train.optimizer")
 
 
 def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
@@ -248,6 +284,7 @@ def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
         ("train", "validation_batches"): no_validation,
         ("train", "sample_every"): no_samples,
         ("train", "sample_tokens"): no_samples,
+        ("train", "clip_by"): (train.clip is None, "train.clip is null", "set train.clip"),
         ("train", "decay_fraction"): (
             train.schedule != "wsd",
             f"the schedule is {train.schedule}",

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,10 @@ from trivium.optim.groups import GroupRow, group_table, parameter_settings, refu
 from trivium.recipe import Recipe
 
 if TYPE_CHECKING:
+    from trivium.core.average import MovingAverage
     from trivium.models.transformer import Transformer
 
+Use = Literal["validation", "checkpoint", "final"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -101,6 +103,7 @@ class Engine:
         self.roles = roles
         self.device = device
         self.processes = processes or Processes()
+        self.moving_average: MovingAverage | None = None
         check_precision(recipe.train.precision, device)
         for role in roles.values():
             self.place(role)
@@ -211,7 +214,8 @@ class Engine:
         player = self.players[update.player]
         sums = _Sums()
         with self.only(player):
-            self.forward_backward(update, counts, player, sums, step)
+            together = self.method.represent is not None
+            (self.forward_backward_jointly if together else self.forward_backward)(update, counts, player, sums, step)
         if player.scaler.is_enabled():
             player.scaler.unscale_(player.optimizer)
         norm = self.gradient_norm(player)
@@ -252,6 +256,52 @@ class Engine:
             accumulate(terms)
         if self.method.backward is not None and self.recipe.engine.name == "ddp":
             self.average_gradients(player)
+
+    def forward_backward_jointly(self, update: Update, counts: Counts, player: Player, sums: _Sums, step: int) -> None:
+        """The same for a loss that compares all texts of the update: only their vectors are held at once.
+
+        The vectors of all micro-batches and ranks, the gradient of the loss with respect to them, and then each
+        micro-batch again, with its part of that gradient (Gao et al. 2021, arXiv:2101.06983). A single micro-batch is
+        computed once.
+        """
+        assert self.method.represent is not None
+        single = len(update.batches) == 1
+        self.synchronise(player, single)
+        with torch.set_grad_enabled(single):
+            made = [self.represented(batch, step, index) for index, batch in enumerate(update.batches)]
+        together, first = self.together(made)
+        for value in together.values():
+            value.requires_grad_(value.is_floating_point())
+        terms = self.method.joint(together)
+        sums.add(terms, share=1 / self.processes.world)  # every rank computes the whole
+        total = scaled_total(terms, counts) * self.processes.world
+        player.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        for index, batch in enumerate(update.batches):
+            self.synchronise(player, index == len(update.batches) - 1)
+            own = made[0] if single else self.represented(batch, step, index)
+            size = len(next(iter(own.values())))
+            passed = [
+                (value * gradient[first : first + size]).sum()
+                for name, value in own.items()
+                if (gradient := together[name].grad) is not None
+            ]
+            first += size
+            balance = self.balance(player, batch)
+            sums.add(balance)
+            if balance:
+                passed.append(player.scaler.scale(scaled_total(balance, counts) * self.processes.world))
+            torch.stack(passed).sum().backward()  # type: ignore[no-untyped-call]
+
+    def represented(self, batch: Batch, step: int, index: int) -> dict[str, Tensor]:
+        """What the method compares of a micro-batch."""
+        assert self.method.represent is not None
+        return self.method.represent(self.prepared(batch, step, index))
+
+    def together(self, made: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], int]:
+        """(the parts of all micro-batches of all ranks, where those of this rank begin); without gradients."""
+        gathered = {name: self.processes.gather(torch.cat([part[name] for part in made]).detach()) for name in made[0]}
+        before = next(iter(gathered.values()))[: self.processes.rank]
+        return {name: torch.cat(parts) for name, parts in gathered.items()}, sum(map(len, before))
 
     def routed(self, player: Player) -> list[RoleModel]:
         """The player's mixtures of experts whose balance counts."""
@@ -335,9 +385,11 @@ class Engine:
         return float(whole_tensors({"norm": norm})["norm"])
 
     def clip(self, player: Player, norm: float) -> None:
-        """Scales the gradient down to `train.clip` if it is longer."""
+        """Scales the gradient down to `train.clip` if it is longer, or cuts its numbers."""
         limit = self.recipe.train.clip
-        if limit is not None and norm > limit:
+        if limit is not None and self.recipe.train.clip_by == "value":
+            torch.nn.utils.clip_grad_value_(list(player.named.values()), limit)
+        elif limit is not None and norm > limit:
             torch.nn.utils.clip_grads_with_norm_(list(player.named.values()), limit, torch.tensor(norm))
 
     # Validation
@@ -346,19 +398,26 @@ class Engine:
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Loss, terms and bits per byte over held-out batches, all ranks; dropout off, nothing else changed.
 
-        Every rank gives its share of the data in the same number of batches, as `Loader.evaluation` does.
+        Every rank gives its share of the data in the same number of batches, as `Loader.evaluation` does. A loss that
+        compares texts compares all of them.
         """
         sums, counts, size = _Sums(), dict[str, float](), 0.0
-        with self.evaluating():
+        made: list[Mapping[str, Tensor]] = []
+        with self.averaged("validation"), self.evaluating():
             for index, batch in enumerate(batches):
                 batch = self.prepared(batch, 0, index)
-                sums.add(self.method.loss(batch))
+                if self.method.represent is not None:
+                    made.append(self.method.represent(batch))
+                else:
+                    sums.add(self.method.loss(batch))
                 for unit, count in self.method.weights(batch).items():
                     counts[unit] = counts.get(unit, 0.0) + count
                 if "target_bytes" in batch.fields:
                     size += float(batch.fields["target_bytes"].sum())
         if not counts:
             return {}
+        if made:
+            sums.add(self.method.joint(self.together(made)[0]), share=1 / self.processes.world)
         host = self.processes.sum({**sums.host(), "": size}, self.device)
         loss, terms = sums.means(host, self.processes.sum(counts, self.device))
         figures = {"loss": loss, **terms}
@@ -385,10 +444,42 @@ class Engine:
                 role.module.train()
                 role.forward = forward
 
+    # Weights to use instead of those that train
+
+    def averages(self, use: Use) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """What optimiser or moving average have to offer for this use; a checkpoint's model must be able to go on."""
+        for player in self.players.values():
+            if getattr(player.optimizer, "averaging", False):
+                yield from player.optimizer.averages()  # type: ignore[attr-defined]
+        if self.moving_average is not None:
+            yield from self.moving_average.averages(use).items()
+
+    @contextlib.contextmanager
+    def averaged(self, use: Use) -> Iterator[None]:
+        """Inside, the averages stand in the place of the weights that train; then those are back, bit for bit."""
+        trainable = [role for role in self.roles.values() if role.trainable]
+        self.reshard(trainable)
+        kept: dict[nn.Parameter, Tensor] = {}
+        try:
+            with torch.no_grad():
+                for parameter, average in self.averages(use):
+                    kept[parameter] = parameter.detach().clone()
+                    parameter.copy_(average)
+            yield
+        finally:
+            self.reshard(trainable)
+            with torch.no_grad():
+                for parameter, weight in kept.items():
+                    parameter.copy_(weight)
+
     # State, always whole and by parameter name, whatever the engine
 
+    def collected(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors by parameter name, whole and on the CPU, from wherever they are; every rank must call it."""
+        return whole_tensors(named)
+
     def weights(self, role: str) -> dict[str, Tensor]:
-        """All weights of a role on the CPU; every rank must call it."""
+        """All weights of a role on the CPU, the parameters themselves if they are there; every rank must call it."""
         return whole_tensors(self.roles[role].module.state_dict())
 
     def load_weights(self, role: str, weights: Mapping[str, Tensor]) -> None:
@@ -405,18 +496,26 @@ class Engine:
         """Optimiser state by parameter name, and the loss scale; every rank must call it."""
         entry = self.players[player]
         state = entry.optimizer.state
-        slots = {name: whole_tensors(state[p]) for name, p in entry.named.items() if p in state}
+        slots = {name: dict(state[p]) for name, p in entry.named.items() if p in state}
+        if getattr(entry.optimizer, "averaging", False):  # the model of a checkpoint is the average: keep what trains
+            slots = {name: {**slot, "weight": entry.named[name].detach().clone()} for name, slot in slots.items()}
+        slots = {name: whole_tensors(slot) for name, slot in slots.items()}
         return {"slots": slots, "scaler": entry.scaler.state_dict()}
 
     def load_optimizer_state(self, player: str, saved: Mapping[str, Any]) -> None:
         """The inverse of `optimizer_state`."""
         entry = self.players[player]
         for name, parameter in entry.named.items():
-            if name in saved["slots"]:
-                entry.optimizer.state[parameter] = {
-                    key: shard_like(value, parameter) if isinstance(value, Tensor) else value
-                    for key, value in saved["slots"][name].items()
-                }
+            if name not in saved["slots"]:
+                continue
+            slot = {
+                key: shard_like(value, parameter) if isinstance(value, Tensor) else value
+                for key, value in saved["slots"][name].items()
+            }
+            if "weight" in slot:
+                with torch.no_grad():
+                    parameter.copy_(slot.pop("weight"))
+            entry.optimizer.state[parameter] = slot
         if saved["scaler"]:
             entry.scaler.load_state_dict(dict(saved["scaler"]))
 

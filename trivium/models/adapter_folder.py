@@ -26,6 +26,17 @@ from trivium.artifacts.record import read_record
 from trivium.artifacts.tensors import read_tensors, write_tensors
 from trivium.errors import ModelError
 from trivium.lazy import torch
+from trivium.models.adapter_checks import (
+    PEFT_PREFIX,
+    as_component,
+    check_head,
+    check_tensors,
+    check_vocabulary,
+    head_of_labels,
+    misfit,
+    prepared,
+    read_checked,
+)
 from trivium.models.config import ModelConfig
 from trivium.models.folder import (
     CONFIG,
@@ -42,19 +53,20 @@ from trivium.models.folder import (
     write_model_config,
 )
 from trivium.models.huggingface import HEAD_FIELDS, expand
-from trivium.models.transform import Base, Transform, adapters_of, add_transform, base_names, choose_trainable
+from trivium.models.transform import Base, Transform, adapters_of, add_transform, base_names, finish
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from trivium.models.transformer import Transformer
 
+FOLDED = "training.safetensors"
+"""Of a checkpoint: the parameters that what is stored was computed from."""
 ADAPTER, TENSORS, OWN = "adapter_config.json", "adapter_model.safetensors", "adapters.json"
 FUSION = "adapter_fusion_config.json"
 HEAD, HEAD_CONFIG = "model_head.safetensors", "head_config.json"
 _HUB_FILES = {"BOTTLENECK": (ADAPTER, "adapter.safetensors"), "FUSION": (FUSION, "model_adapter_fusion.safetensors")}
 """Kind of adapter in AdapterHub's format -> its files."""
-PEFT_PREFIX = "base_model.model."
 _TASKS = {
     ("language", "decoder"): "CAUSAL_LM",
     ("language", "encoder_decoder"): "SEQ_2_SEQ_LM",
@@ -107,10 +119,10 @@ def is_adapter(folder: Path | str) -> bool:
     return any((Path(folder) / name).is_file() for name in (ADAPTER, FUSION, OWN))
 
 
-def save_adapters(folder: Path, model: Transformer, weights: Mapping[str, Tensor]) -> None:
+def save_adapters(folder: Path, model: Transformer, weights: Mapping[str, Tensor], *, training: bool = False) -> None:
     """Writes the adapters of the model into `folder`, an existing folder inside an artifact that is being written.
 
-    weights: all parameters by this package's names.
+    weights: all parameters by this package's names. training: also what only a run that continues needs.
     """
     adapters, base = adapters_of(model), model.base
     assert base is not None, "adapters are stored beside a base"
@@ -121,9 +133,14 @@ def save_adapters(folder: Path, model: Transformer, weights: Mapping[str, Tensor
         place.mkdir(exist_ok=True)
         write = _save_hub if adapter.peft_type in _HUB_FILES else _save_peft
         write(place, adapter, model, weights, base, also if number == 0 else {})
+        if training and adapter.folds:
+            write_tensors(place / FOLDED, {name: weights[name] for name in adapter.added})
     order = ["." if alone else adapter.name for adapter in adapters]
     names = [adapter.name for adapter in adapters]
     own = {"format": 1, "base": base.path, "fingerprint": base.fingerprint, "adapters": order, "names": names}
+    own["vocab_size"] = model.config.vocab_size
+    if changes := [as_component(transform) for transform in model.transforms if transform.changes_base]:
+        own["prepared"] = changes
     write_json(folder / OWN, own)
     write_model_config(folder, model.config, next(iter(model.parameters())).dtype)
 
@@ -146,7 +163,7 @@ def _save_peft(
     tensors = adapter.tensors(model, weights)
     if also:
         settings["modules_to_save"] = sorted({name.rpartition(".")[0] for name in also})
-        tensors |= {PEFT_PREFIX + name: tensor for name, tensor in also.items()}
+        tensors |= {adapter.peft_prefix + name: tensor for name, tensor in also.items()}
     write_json(place / ADAPTER, settings)
     write_tensors(place / TENSORS, tensors, metadata={"format": "pt"})
 
@@ -196,12 +213,23 @@ def load_adapters(
             where=found,
             fix="merge that adapter into its base first: trivium export FOLDER --merge --output BASE",
         )
+    if wanted is None:
+        task = {task: head for (head, _), task in _TASKS.items()}.get(str(stored[0].settings.get("task_type")))
+        wanted = head_of_labels(task, stored[0].tensors(), read_config(found))
     model = load_model(found, dtype=dtype, device=device, head=wanted, seed=seed)
     model.base = base_of(found)
+    own = read_json(path / OWN) if (path / OWN).is_file() else {}
+    for transform in prepared(path / OWN, own.get("prepared", [])):
+        add_transform(model, transform, seed=seed)
     for entry, name in zip(stored, _names(path, stored), strict=True):
         _add(model, entry, name, seed=seed)
-    put_values(model, adapter_values(path, model))
-    choose_trainable(model)
+    values = adapter_values(path, model)
+    put_values(model, values)
+    finish(model)
+    for entry, adapter in zip(stored, adapters_of(model), strict=True):
+        if entry.kind not in _HUB_FILES:
+            check_tensors(entry.file, adapter, entry.tensors(), model)
+    check_head(path, model, values)
     return model
 
 
@@ -221,7 +249,8 @@ def put_adapter(model: Transformer, folder: Path | str, *, frozen: bool) -> str:
 
 
 def _add(model: Transformer, entry: Stored, name: str, *, seed: int) -> Transform:
-    transform = adapter_class(entry).from_peft(entry.settings, entry.tensors(), model)
+    tensors, cls = entry.tensors(), adapter_class(entry)
+    transform = read_checked(entry.folder / ADAPTER, lambda: cls.from_peft(entry.settings, tensors, model))
     transform.name, transform.where = name, str(entry.folder)
     add_transform(model, transform, seed=seed)
     return transform
@@ -233,23 +262,19 @@ def adapter_values(folder: Path | str, model: Transformer) -> dict[str, Tensor]:
     adapters = adapters_of(model)
     for entry, adapter in zip(stored_adapters(Path(folder)), adapters, strict=True):
         tensors = entry.tensors()
-        values |= adapter.values(tensors, model)
-        values |= _read_trained_base(tensors, model)
+        folded = read_tensors(entry.folder / FOLDED) if (entry.folder / FOLDED).is_file() else {}
+        values |= folded if set(folded) == set(adapter.added) else adapter.values(tensors, model)
+        values |= _read_trained_base(tensors, adapter.peft_prefix, model)
     return values
 
 
 def put_values(model: Transformer, values: Mapping[str, Tensor]) -> None:
     """Sets parameters by name; ModelError where a shape is another."""
-    own = dict(model.named_parameters(remove_duplicate=False))
+    own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, tensor in values.items():
             if own[name].shape != tensor.shape:
-                raise ModelError(
-                    "the adapter does not fit the base: a weight has another shape",
-                    where=name,
-                    value=f"{list(tensor.shape)} in the adapter, {list(own[name].shape)} by the base",
-                    fix="give the base it was trained on",
-                )
+                raise misfit(name, list(tensor.shape), list(own[name].shape))
             own[name].copy_(tensor)
 
 
@@ -312,6 +337,7 @@ def find_base(folder: Path, base: Path | str | None = None) -> Path:
             value=str(base or named),
             fix="give the folder of the base, or put it where the adapter names it (base_model_name_or_path)",
         )
+    check_vocabulary(folder / OWN, own.get("vocab_size"), read_json(found / CONFIG).get("vocab_size"), found)
     expected = own.get("fingerprint")
     if expected and fingerprint(found) != expected:
         raise ModelError(
@@ -374,7 +400,8 @@ def _task(config: ModelConfig) -> str | None:
 def _trained_base(model: Transformer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters of the base that train, under the names of the file format."""
     parameters = dict(model.named_parameters())
-    trained = [name for name in base_names(model) if parameters[name].requires_grad]
+    stored = [name for adapter in adapters_of(model) for name in parameters if adapter.stores(name)]
+    trained = [name for name in base_names(model) if parameters[name].requires_grad and name not in stored]
     table = expand(keys_of(model.config), model.config, trained)
     covered = {name for key in table for name in key.own}
     if missing := sorted(set(trained) - covered):
@@ -386,15 +413,19 @@ def _trained_base(model: Transformer, weights: Mapping[str, Tensor]) -> dict[str
     return {key.file: file_tensor(key, weights, None, model.config.num_kv_heads) for key in table}
 
 
-def _read_trained_base(tensors: Mapping[str, Tensor], model: Transformer) -> dict[str, Tensor]:
+def _read_trained_base(tensors: Mapping[str, Tensor], prefix: str, model: Transformer) -> dict[str, Tensor]:
     """The reverse of `_trained_base`."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names = base_names(model)
     found: dict[str, Tensor] = {}
+    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}
     for key in expand(keys_of(model.config), model.config, names):
-        tensor = tensors.get(PEFT_PREFIX + key.file)
-        if tensor is not None:
+        tensor = tensors.get(prefix + key.file)
+        if tensor is not None and all(parameters[name].is_floating_point() for name in key.own):
             tensor = tensor.t() if key.transposed and tensor.dim() == 2 else tensor
             shapes = [tuple(parameters[name].shape) for name in key.own]
+            whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+            if tuple(tensor.shape) != whole:
+                raise misfit(key.file, list(tensor.shape), list(whole))
             found |= zip(key.own, unstacked(tensor, key, shapes, model.config.num_kv_heads), strict=True)
     return found

@@ -6,8 +6,12 @@ parameters of their own and freeze the base; some only choose which parameters o
 Hooks:
 
     check(config)           what it asks of the model, before weights are read
+    read(tokenizer)         what it needs of the tokenizer
     install(model, seed)    adds its parameters, in place; the model must compute what it did before, unless said
     trains(name, model)     whether a parameter of the base trains with it
+    prompt, prefix          the virtual tokens it puts before each sequence
+    lr_factor(name)         how fast a parameter learns, beside the learning rate
+    finish(model)           after all transforms have been applied
     merge(model)            folds it into the base, where that can be done exactly
     settings, tensors       as PEFT stores it; `from_peft` and `values` are the way back
 """
@@ -16,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from trivium.config import StrictModel
 from trivium.errors import ModelError
@@ -27,6 +31,14 @@ if TYPE_CHECKING:
     from trivium.models.adapted import Rows
     from trivium.models.config import ModelConfig
     from trivium.models.transformer import Transformer
+
+
+class Encodes(Protocol):
+    """What turns text into tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,12 @@ class Transform:
     """Whether the base keeps its weights, but for those that `trains` names."""
     adapter: ClassVar[bool] = True
     """Whether it is stored as an adapter beside its base; otherwise the whole model is stored, as without it."""
+    changes_base: ClassVar[bool] = False
+    """Whether adapters above it mean nothing without it (a quantised base); its settings are stored with them."""
     peft_type: ClassVar[str] = ""
     """The `peft_type` of its adapter_config.json."""
+    peft_prefix: ClassVar[str] = "base_model.model."
+    """What stands before names of the base in PEFT's file."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -69,6 +85,9 @@ class Transform:
     def check(self, config: ModelConfig) -> None:
         """ConfigError where this kind of model cannot have it."""
 
+    def read(self, tokenizer: Encodes) -> None:
+        """Takes what it needs of the tokenizer, before anything else."""
+
     def install(self, model: Transformer, *, seed: int) -> None:
         """Adds parameters to the model, in place; random values from (seed, name)."""
 
@@ -76,13 +95,43 @@ class Transform:
         """Whether the parameter `name` of the base trains: by default those of a head for labels."""
         return name.startswith("head.") and model.config.head not in ("language", "masked", "none")
 
+    def prompt(self, model: Transformer) -> Tensor | None:
+        """[N, D] vectors before each sequence (of an encoder-decoder: before each source), in place of embeddings."""
+        return None
+
+    def prefix(self, model: Transformer) -> Tensor | None:
+        """[N, L, 2, K, C] keys and values before each sequence, for each block."""
+        return None
+
+    def virtual_tokens(self, config: ModelConfig) -> tuple[int, int]:
+        """How many virtual tokens it puts before (each sequence, each source)."""
+        return 0, 0
+
+    def stores(self, name: str) -> bool:
+        """Whether the parameter `name` of the base stands in `tensors`."""
+        return False
+
+    def lr_factor(self, name: str) -> float:
+        """Factor of the learning rate of the parameter `name`, one that it added."""
+        return 1.0
+
+    def finish(self, model: Transformer) -> None:
+        """After all transforms have been applied."""
+
     def merge(self, model: Transformer) -> None:
-        """Folds it into the base and removes it."""
+        """Folds it into the base and removes it; what adds nothing just goes."""
+        if not self.adapter:
+            return
         raise ModelError(f"the adapter {self.name!r} cannot be merged into its base: it is no change of its weights")
 
     def remove(self, model: Transformer) -> None:
         """Takes it off again; the base is what it was."""
         raise NotImplementedError
+
+    @property
+    def folds(self) -> bool:
+        """Whether what is stored is computed from its parameters, so that a checkpoint must keep those too."""
+        return False
 
     def settings(self, model: Transformer) -> dict[str, Any]:
         """What PEFT's adapter_config.json says of it, without the base and the kind of task."""
@@ -106,6 +155,13 @@ def apply_transforms(model: Transformer, transforms: Sequence[Transform], *, see
     """Applies the transforms in order and decides what trains."""
     for transform in transforms:
         add_transform(model, transform, seed=seed)
+    finish(model)
+
+
+def finish(model: Transformer) -> None:
+    """What is left to do once all transforms have been applied."""
+    for transform in model.transforms:
+        transform.finish(model)
     choose_trainable(model)
 
 
@@ -142,6 +198,12 @@ def adapters_of(model: Transformer) -> list[Transform]:
     return [transform for transform in model.transforms if transform.adapter]
 
 
+def lr_factors(model: Transformer) -> dict[str, float]:
+    """Factors of the learning rate by name of parameter, where they are not 1."""
+    found = {name: transform.lr_factor(name) for transform in model.transforms for name in transform.added}
+    return {name: factor for name, factor in found.items() if factor != 1.0}
+
+
 def base_names(model: Transformer) -> list[str]:
     """Parameters that the model has without its transforms."""
     added = {name for transform in model.transforms for name in transform.added}
@@ -153,6 +215,5 @@ def merge_all(model: Transformer, names: Iterable[str] | None = None) -> None:
     wanted = None if names is None else set(names)
     for transform in reversed(list(model.transforms)):
         if wanted is None or transform.name in wanted:
-            if transform.adapter:
-                transform.merge(model)
+            transform.merge(model)
             model.transforms.remove(transform)
