@@ -39,6 +39,7 @@ from trivium.models.quantized import share_quantized
 from trivium.models.transform import Transform, apply_transforms, lr_factors
 from trivium.models.transformer import Transformer
 from trivium.recipe import Recipe, Source
+from trivium.threads import use_threads
 from trivium.tokenizers.tokenizer import Tokenizer
 
 CPU_RATE = 1e11
@@ -267,7 +268,7 @@ def set_up_torch(recipe: Recipe, processes: Processes) -> None:
     """Threads, memory and deterministic kernels."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(recipe.train.threads or max(1, cores // local))
+    use_threads(recipe.train.threads or max(1, cores // local))
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Filling fresh memory would find reads of it, which this package does not make, and costs time.

@@ -36,8 +36,10 @@ from trivium.inference.shelf_folder import is_shelf
 from trivium.inference.stopping import TextStream
 from trivium.losses.tokens import token_logprobs
 from trivium.models.folder import DTYPES, load_model
+from trivium.models.sentences import Sentences, read_sentences, sentences_of
 from trivium.models.transformer import Transformer
 from trivium.nearest import nearest
+from trivium.threads import use_threads
 from trivium.tokenizers.tokenizer import Tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
@@ -209,6 +211,7 @@ class LanguageModel:
     shelf:     soft prompts and adapters in memory, chosen row by row (`adapter=...`).
     defaults:  settings where the caller gives none.
     decisions: how the scores of a head for labels become labels.
+    sentences: how hidden states become the vector of a text; None where the model was not trained to give any.
     """
 
     def __init__(
@@ -219,6 +222,7 @@ class LanguageModel:
         defaults: Defaults | None = None,
         decisions: Decisions | None = None,
         folder: Path | None = None,
+        sentences: Sentences | None = None,
     ) -> None:
         if tokenizer.vocab_size > module.config.vocab_size:
             raise ModelError(
@@ -231,6 +235,7 @@ class LanguageModel:
         self.defaults = defaults or Defaults()
         self.decisions = decisions or Decisions()
         self.shelf = Shelf(module, folder)
+        self.sentences = sentences or sentences_of(module)
 
     @property
     def device(self) -> torch.device:
@@ -312,15 +317,35 @@ class LanguageModel:
         return encoding.fill(self, text, top=top)
 
     def embed(
-        self, text: str | list[str], *, pooling: str = "mean", normalize: bool = True, adapter: Adapter = None
+        self,
+        text: str | list[str],
+        *,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        truncate: bool = False,
+        adapter: Adapter = None,
     ) -> Tensor:
-        """The vector [D] of a text, or [N, D] of several: their hidden states ("first", "last", "mean", "max").
+        """The vector [D] of a text, or [N, D] of several, as the model was trained to give them.
 
-        normalize: to length 1, so that the product of two vectors is their cosine.
+        prompt:     name of the model's text that is put in front ("query", "document"); default: what the folder says.
+        dimensions: only the first numbers of each vector (Matryoshka).
+        pooling:    which hidden states stand for the text: first, last, mean or max; default: the model's, else mean.
+        normalize:  to length 1, so that the product of two vectors is their cosine; default: the model's, else yes.
+        truncate:   cut texts that are too long for the model, which are an error otherwise.
         """
         texts = [text] if isinstance(text, str) else text
-        names = self.shelf.names(adapter, len(texts))
-        vectors = encoding.embed(self, texts, pooling=pooling, normalize=normalize, adapters=names)
+        vectors = encoding.embed(
+            self,
+            texts,
+            prompt=prompt,
+            dimensions=dimensions,
+            pooling=pooling,
+            normalize=normalize,
+            truncate=truncate,
+            adapters=self.shelf.names(adapter, len(texts)),
+        )
         return vectors[0] if isinstance(text, str) else vectors
 
     def classify(self, texts: Sequence[Texts], *, truncate: bool = False, adapter: Adapter = None) -> list[Classified]:
@@ -555,14 +580,23 @@ def load(
     """
     if threads is not None:
         check_number("threads", threads, at_least=1, whole=True, fix="use a whole number from 1 up")
-        torch.set_num_threads(threads)
+        use_threads(threads)
     path = Path(folder)
     if is_shelf(path):
         return open_shelf(path, lambda base: load(base, dtype=dtype, device=device))
     module = load_model(folder, dtype=_dtype(dtype), device=_device(device)).eval()
     decisions = read_decisions(path, module.config.labels)
-    tokenizer, defaults = Tokenizer.load(folder), read_defaults(path)
-    return LanguageModel(module, tokenizer, defaults=defaults, decisions=decisions, folder=path)
+    sentences = read_sentences(path)
+    if sentences is not None:
+        sentences = sentences.to(next(module.parameters()))
+    return LanguageModel(
+        module,
+        Tokenizer.load(folder),
+        defaults=read_defaults(path),
+        decisions=decisions,
+        sentences=sentences,
+        folder=path,
+    )
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -28,6 +28,7 @@ from trivium.models.attention import (
     Plan,
     plan_attention,
     plan_cross_attention,
+    plan_picked_attention,
 )
 from trivium.models.cache import KVCache
 from trivium.models.config import ModelConfig, Rope
@@ -72,11 +73,13 @@ class Stack(nn.Module):
         memory: Tensor | None = None,
         source: Layout | None = None,
         prefix: Opening | None = None,
+        wanted: Tensor | None = None,
     ) -> Plan:
         """Everything the blocks share for tokens that lie as `layout` says: positions, angles, attention calls.
 
         memory, source: hidden states [T_s, D] and layout of the sources, for a stack that looks at them.
         prefix: keys and values that stand before the sequences.
+        wanted: [W] the tokens, ascending, that the last block is run for.
         """
         seen = layout if prefix is None else prefix.layout
         totals, positions = list(seen.lengths), seen.positions(device)
@@ -96,7 +99,10 @@ class Stack(nn.Module):
                 angles = rotary.cos_sin(config, rope, positions, layout=layout, totals=totals)
             own = replace(pattern, window=window)
             attend = plan_attention(seen, pattern=own, device=device, cache=cache)
-            return LayerPlan(angles, attend if prefix is None else OpenedAttention(attend, prefix))
+            if prefix is not None:
+                return LayerPlan(angles, OpenedAttention(attend, prefix))
+            picked = None if angles is not None else plan_picked_attention(layout, wanted, pattern=own)
+            return LayerPlan(angles, attend, picked)
 
         kinds = {config.slides(layer) for layer in range(len(self.blocks))}
         cross = None
@@ -240,7 +246,7 @@ class Transformer(Stack):
         offset:      [T, D], added to the input embeddings.
         source:      for an encoder-decoder: one source for each sequence; once it is in the cache, None.
         token_types: [T] segment of each token, for models that tell them apart; default: all 0.
-        wanted:      [W] tokens whose hidden states `then` looks at; the others may be zero, and cost less.
+        wanted:      [W] tokens, ascending, whose hidden states `then` looks at; the others may be zero, and cost less.
         adapters:    for each sequence the entry of `mixer` that acts on it, empty for none.
         Returns logits [B, L, V] or [T, V] (scores of sequences: [S, N]), or the result of `then`.
         """
@@ -276,11 +282,14 @@ class Transformer(Stack):
         if not self._can_leave_out or adapters is not None:
             wanted = None
         places = wanted if prompt is None else self._heard(prompt, layout, wanted, adapters)
+        last = None if wanted is None else places
         with self.mixer.acting(self, adapters, inside, read):
             memory = None if source is None else self._read(source, heading)
-            plan = self.plan(inside, device=input_ids.device, cache=cache, memory=memory, source=read, prefix=prefix)
+            plan = self.plan(
+                inside, device=input_ids.device, cache=cache, memory=memory, source=read, prefix=prefix, wanted=last
+            )
             hidden = self.embed_inputs(input_ids, plan.positions, offset, token_types, prompt)
-            hidden = self.run_blocks(hidden, plan, wanted=None if wanted is None else places)
+            hidden = self.run_blocks(hidden, plan, wanted=last)
         if cache is not None:
             cache.advance((inside if prefix is None else prefix.layout).lengths)
         if plan.routing:
