@@ -13,7 +13,7 @@ from trivium.data.dataset import open_dataset
 from trivium.data.instructions import encode_row
 from trivium.data.intake import Intake, Row
 from trivium.errors import DataError
-from trivium.recipe import DataSection, Source
+from trivium.recipe import ChatSettings, DataSection, Source
 from trivium.tokenizers.tokenizer import Tokenizer
 from trivium.tokenizers.train import train_bpe
 
@@ -23,9 +23,14 @@ def tokenizer() -> Tokenizer:
     return train_bpe(["What does it do? It adds two numbers together. " * 30], vocab_size=320)
 
 
-def encode(tokenizer, values, *, shape="auto", intake=None):
+def encode_all(tokenizer, values, *, shape="auto", intake=None, **chat):
     row = Row(values, "data.jsonl:3", "data.jsonl:3")
-    return encode_row(row, tokenizer=tokenizer, shape=shape, intake=intake or Intake())
+    return encode_row(row, tokenizer=tokenizer, shape=shape, intake=intake or Intake(), chat=ChatSettings(**chat))
+
+
+def encode(tokenizer, values, **settings):
+    (sample,) = encode_all(tokenizer, values, **settings)
+    return sample
 
 
 def trained(tokenizer, sample, sequence=0) -> str:
