@@ -52,7 +52,7 @@ class SupervisedFineTuning(Method):
 
     def weights(self, batch: Batch) -> Mapping[str, float]:
         """Trained tokens, and the sum of their weights where they have any."""
-        weighted = {"weights": float(batch.fields["weights"].sum())} if "weights" in batch.fields else {}
+        weighted = {"weights": float(batch.fields["weights"].sum(dtype=torch.float64))} if "weights" in batch.fields else {}
         return {**super().weights(batch), **weighted}
 
     def loss(self, batch: Batch) -> Terms:

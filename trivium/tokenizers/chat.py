@@ -298,20 +298,17 @@ def encode_chat(
     for start, end, weight in spans:
         characters[start:end] = bytes([1 + values.index(weight)]) * (end - start)
     codes = [max(characters[start:end], default=0) for start, end in offsets]
-    weights = [values[code - 1] if code else 0.0 for code in codes]
-    trained = [weight > 0 for weight in weights]
+    said = [code > 0 for code in codes]
     ends = {place for place, token in enumerate(ids) if token in template.special_ids}
     if not template.marked:
-        _leave_out_space_after_end(rendered.text, offsets, trained, ends)
+        _leave_out_space_after_end(rendered.text, offsets, said, ends)
+    trained = [flag and values[code - 1] > 0 for flag, code in zip(said, codes, strict=True)]
     last = chosen[-1][1] if chosen and chosen[-1][0] == len(messages) - 1 else 0.0
     answered = last if messages[-1]["role"] == "assistant" else 0.0
     chat = _with_end(tokenizer, EncodedChat(ids, trained), ends) if answered else EncodedChat(ids, trained)
     if not prompt_weight and set(values) <= {0.0, 1.0}:
         return chat
-    whole = [
-        weight if flag else 0.0 if code and not weight else prompt_weight
-        for flag, weight, code in zip(trained, weights, codes, strict=True)
-    ]
+    whole = [values[code - 1] if flag else prompt_weight for flag, code in zip(said, codes, strict=True)]
     whole += [answered] * (len(chat.ids) - len(whole))
     return EncodedChat(chat.ids, [weight > 0 for weight in whole], chat.warnings, whole)
 
@@ -413,6 +410,8 @@ def _marked_spans(
 ) -> list[Span]:
     """The template's own marks, each with the weight of the message it is in."""
     weights = {weight for _, weight in answers}
+    if not answers:
+        return []
     if len(weights) == 1:
         (weight,) = weights
         return [(*span, weight) for span in rendered.spans]
@@ -460,7 +459,10 @@ def _prefix_span(
     if end is None:
         problem = "the chat template writes this message differently once others follow"
         raise _differs(template, index, problem, after, rendered.text)
-    said = message.get("content") or message.get("tool_calls")
+    content = message.get("content")
+    said = message.get("tool_calls") or (
+        content if isinstance(content, str) and not template.says_nothing(content) else ""
+    )
     if said and template.says_nothing(rendered.text[len(before) : end]):
         raise TokenizerError(
             "the chat template leaves out what this message says",
