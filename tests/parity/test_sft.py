@@ -22,6 +22,8 @@ datasets = pytest.importorskip("datasets")
 from tests.parity.test_tokenizer_transformers import CONVERSATIONS  # noqa: E402
 
 ENDS = ["<|im_start|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|END_OF_TURN_TOKEN|>"]
+TALKS = json.loads(json.dumps(CONVERSATIONS).replace("\\ud83d\\ude00", ":)"))
+"""Without emoji: transformers leaves all but the first token of the last character out of a mask."""
 TEXTS = ["What does it do? It adds two numbers together, and says so. ", "rain in the city? yes, take a coat. "]
 
 
@@ -48,7 +50,7 @@ def test_ids_and_masks_of_marked_templates(tokenizer: Tokenizer, tmp_path: Path)
         folder = tmp_path / template.stem
         folder.mkdir()
         ours, theirs = load(folder, tokenizer, template)
-        for messages, tools in CONVERSATIONS:
+        for messages, tools in TALKS:
             try:
                 mine = ours.encode_chat(messages, tools=tools)
             except TriviumError:
@@ -64,23 +66,31 @@ def test_ids_and_masks_of_marked_templates(tokenizer: Tokenizer, tmp_path: Path)
     assert compared > 60 or not marked_templates()
 
 
-def test_masks_without_marks_are_those_with_marks(tokenizer: Tokenizer) -> None:
-    """The same template with and without marks: the same answers, but for white space behind the end token."""
+@pytest.mark.parametrize(
+    "name", ["cohere2", "gemma3", "llama3", "lfm2_v2", "phi3", "qwen2_5_vl", "qwen3_instruct_2507", "qwen3_vl"]
+)
+def test_masks_without_marks_are_those_with_marks(tokenizer: Tokenizer, name: str) -> None:
+    """A template and its twin with marks: the same answers, but for white space behind the end token."""
+    folder = Path(trl.__file__).parent / "chat_templates"
+    plain, twin = (folder / f"{name}{kind}.jinja" for kind in ("", "_training"))
+    if not plain.is_file() or not twin.is_file():
+        pytest.skip("this version of trl does not have it")
+    pair = [tokenizer.with_chat_template(one.read_text(encoding="utf-8")) for one in (plain, twin)]
     compared = 0
-    for template in marked_templates():
-        plain = template.with_name(template.name.replace("_training", ""))
-        pair = [tokenizer.with_chat_template(one.read_text(encoding="utf-8")) for one in (plain, template)]
-        for messages, tools in CONVERSATIONS:
-            try:
-                mine, marked = (one.encode_chat(messages, tools=tools) for one in pair)
-            except TriviumError:  # what cannot be certain is refused, see tests/unit/test_chat.py
-                continue
-            if mine.ids != marked.ids:  # the twin is another template (Qwen3 keeps its reasoning)
-                continue
-            said = [tokenizer.decode([i for i, f in zip(c.ids, c.trained, strict=True) if f]) for c in (mine, marked)]
-            assert "".join(said[0].split()) in "".join(said[1].split()), template.name
-            compared += 1
-    assert compared > 25 or not marked_templates()
+    for messages, tools in TALKS:
+        try:
+            mine, marked = (one.encode_chat(messages, tools=tools) for one in pair)
+        except TriviumError:  # no system message, no tools: see tests/unit/test_chat.py
+            continue
+        assert mine.ids == marked.ids
+        texts = [tokenizer.decode([token], skip_special=False) for token in mine.ids]
+        differing = [
+            place for place, flags in enumerate(zip(mine.trained, marked.trained, strict=True)) if flags[0] != flags[1]
+        ]
+        assert all(texts[place].isspace() and not mine.trained[place] for place in differing)
+        assert any(mine.trained)
+        compared += 1
+    assert compared >= 2
 
 
 def chats() -> list[dict[str, Any]]:
@@ -98,8 +108,15 @@ def chats() -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-@pytest.mark.parametrize("setting", ["padded", "padding_free"])
+@pytest.mark.parametrize(
+    ("family", "setting"),
+    [
+        ("qwen2", "padding_free"),
+        pytest.param("llama", "padded", marks=pytest.mark.slow),
+        pytest.param("llama", "padding_free", marks=pytest.mark.slow),
+        pytest.param("qwen2", "padded", marks=pytest.mark.slow),
+    ],
+)
 def test_losses_are_those_of_trl(tmp_path: Path, family: str, setting: str) -> None:
     """Four updates of AdamW over the same rows, in the order of the file."""
     tokenizer = train_bpe([text * 20 for text in TEXTS], vocab_size=300)
