@@ -36,6 +36,7 @@ def refuse_wrong_combinations(resolved: ResolvedRecipe, environment: Mapping[str
         *_rollouts(resolved, environment),
         *_processes(resolved, environment),
         *_numbers(resolved),
+        *_averages(resolved),
         *_without_effect(resolved),
     ]
     raise_first([*missing_things(resolved), *found])
@@ -183,6 +184,7 @@ def _transforms(resolved: ResolvedRecipe) -> Iterator[Problem]:
     if recipe.engine.name == "pipeline" and resolved.transforms:
         text, fix = "a pipeline trains whole models only", "set engine.name=fsdp2 (or ddp, or single)"
         yield _problem(resolved, ("engine", "name"), text, fix)
+    yield from _quantised(resolved, bool(adapters))
     if not adapters:
         return
     number, first = adapters[0]
@@ -195,6 +197,20 @@ def _transforms(resolved: ResolvedRecipe) -> Iterator[Problem]:
         text = f"model.path holds an adapter already, which {first.name} cannot stand on"
         fix = "delete transforms to train that adapter on; or merge it first: trivium export --merge"
         yield _problem(resolved, keys, text, fix, path)
+
+
+def _quantised(resolved: ResolvedRecipe, adapters: bool) -> Iterator[Problem]:
+    """A base in few bits cannot train itself, and is not cut up among processes."""
+    for number, chosen in enumerate(resolved.transforms):
+        if not chosen.cls.changes_base:
+            continue
+        keys: Keys = ("transforms", number)
+        if not adapters:
+            text = f"{chosen.name} freezes the base, and there is no adapter that would train"
+            yield _problem(resolved, keys, text, "add one to transforms, such as {name: lora}")
+        if resolved.recipe.engine.name == "fsdp2":
+            text = f"{chosen.name} does not go with weights that are cut among processes"
+            yield _problem(resolved, ("engine", "name"), text, "set engine.name=ddp (or single)")
 
 
 def _rollouts(resolved: ResolvedRecipe, environment: Mapping[str, str]) -> Iterator[Problem]:
@@ -236,22 +252,54 @@ def _numbers(resolved: ResolvedRecipe) -> Iterator[Problem]:
             yield _problem(resolved, ("data", "sequence_length"), text, fix, data.sequence_length)
 
 
+def _averages(resolved: ResolvedRecipe) -> Iterator[Problem]:
+    """The schedule-free optimisers average the weights themselves, in the place of a schedule."""
+    train = resolved.recipe.train
+    if resolved.optimizer.name != "schedule_free":
+        return
+    if train.schedule != "constant":
+        text = "the schedule-free optimisers need a constant learning rate: their average takes the place of a schedule"
+        yield _problem(resolved, ("train", "schedule"), text, "set train.schedule=constant", train.schedule)
+    if train.ema is not None:
+        text = "schedule_free averages the weights already"
+        yield _problem(resolved, ("train", "ema"), text, "delete train.ema, or choose another train.optimizer")
+
+
 def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
     """A setting that was changed but cannot do anything is refused, never ignored."""
     recipe = resolved.recipe
     train, changed = recipe.train, resolved.differences_from_defaults()
     no_validation = (not recipe.data.validation, "there is no data.validation", "give data.validation")
     no_samples = (not train.sample_prompts, "there are no train.sample_prompts", "give train.sample_prompts")
+    no_warmup = (train.warmup_steps == 0, "train.warmup_steps is 0", "set train.warmup_steps")
     rules: dict[Keys, tuple[bool, str, str]] = {
         ("train", "validate_every"): no_validation,
         ("train", "validation_batches"): no_validation,
         ("train", "sample_every"): no_samples,
         ("train", "sample_tokens"): no_samples,
+        ("train", "clip_by"): (train.clip is None, "train.clip is null", "set train.clip"),
         ("train", "decay_fraction"): (
             train.schedule != "wsd",
             f"the schedule is {train.schedule}",
             "set train.schedule=wsd",
         ),
+        ("train", "decay_shape"): (
+            train.schedule != "wsd",
+            f"the schedule is {train.schedule}",
+            "set train.schedule=wsd",
+        ),
+        ("train", "schedule_power"): (
+            train.schedule != "polynomial",
+            f"the schedule is {train.schedule}",
+            "set train.schedule=polynomial",
+        ),
+        ("train", "schedule_cycles"): (
+            train.schedule != "cosine_restarts",
+            f"the schedule is {train.schedule}",
+            "set train.schedule=cosine_restarts",
+        ),
+        ("train", "warmup_shape"): no_warmup,
+        ("train", "warmup_start_ratio"): no_warmup,
         ("train", "min_lr_ratio"): (
             train.schedule == "constant",
             "the schedule is constant",

@@ -44,6 +44,11 @@ class TriviumError(ValueError):
         self.fix = fix
         super().__init__(self.render())
 
+    @property
+    def has_value(self) -> bool:
+        """Whether there is an offending value to show."""
+        return self.value is not _UNSET
+
     def render(self) -> str:
         """The message: `problem`, then `where`, `value` and `fix`, one line each."""
         lines = [_one_line(self.problem, 400)]

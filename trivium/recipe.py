@@ -6,6 +6,7 @@ are validated by the `Config` class in that file. Nothing here imports torch.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -262,6 +263,64 @@ class DataSection(StrictModel):
         return self
 
 
+class GroupSettings(StrictModel):
+    """How the parameters with certain names are trained."""
+
+    match: str | Annotated[list[str], Field(min_length=1)]
+    """Patterns for whole names (`embed.*`, `*.attention.query.weight`), or `re:` and a regular expression."""
+    lr: float | None = Field(None, gt=0)
+    """Their peak learning rate, whatever `layer_lr_decay` says."""
+    lr_factor: float | None = Field(None, gt=0)
+    """Or a factor of the learning rate that they would have."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Their weight decay; default: the optimiser's, none for biases and norm weights."""
+
+    @property
+    def patterns(self) -> list[str]:
+        """The patterns, however many there are."""
+        return [self.match] if isinstance(self.match, str) else self.match
+
+    @model_validator(mode="after")
+    def _says_something(self) -> GroupSettings:
+        for pattern in self.patterns:
+            try:
+                re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
+            except re.error as error:
+                raise ConfigError(
+                    f"train.groups: no regular expression: {error}", value=pattern, fix="patterns with * need no re:"
+                ) from None
+        if self.lr is not None and self.lr_factor is not None:
+            raise ConfigError("train.groups: a group has lr or lr_factor, not both", fix="delete one of them")
+        if self.lr is None and self.lr_factor is None and self.weight_decay is None:
+            raise ConfigError(
+                "train.groups: this group changes nothing",
+                value=", ".join(self.match),
+                fix="give lr, lr_factor or weight_decay",
+            )
+        return self
+
+
+class EmaSettings(StrictModel):
+    """An exponential moving average of the weights."""
+
+    decay: float = Field(0.999, ge=0, lt=1)
+    """Share of the average that an update keeps."""
+    warmup: bool = True
+    """Keep less at first: (1 + n) / (10 + n) in update n, if that is smaller."""
+    validation: bool = True
+    """Validate and sample with the average."""
+    final: bool = True
+    """Write the average into `final`; checkpoints hold both."""
+
+    @model_validator(mode="after")
+    def _used(self) -> EmaSettings:
+        if not self.validation and not self.final:
+            raise ConfigError(
+                "train.ema is not used: neither for validation nor for final", fix="set train.ema.final=true"
+            )
+        return self
+
+
 class TrainSection(StrictModel):
     """How one run is optimised."""
 
@@ -277,18 +336,36 @@ class TrainSection(StrictModel):
     """Rows in one forward pass of one rank; default: the whole update. Never changes the result, only the memory."""
     lr: float = Field(3e-4, gt=0)
     """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    layer_lr_decay: float | None = Field(None, gt=0, le=1)
+    """Each block learns at this share of the rate of the block above it; the head at `lr`, embeddings at the least."""
+    groups: list[GroupSettings] = Field(default_factory=list)
+    """Learning rates and weight decay by names of parameters; the first rule that fits a name counts."""
+    schedule: Literal["cosine", "cosine_restarts", "linear", "polynomial", "inverse_sqrt", "wsd", "constant"] = "cosine"
     """Shape of the learning rate after warm-up; `wsd` is warm-up, stable, decay."""
     warmup_steps: int | None = Field(None, ge=0)
-    """Updates of linear warm-up; default: 2 % of the run, at most 1000."""
+    """Updates of warm-up; default: 2 % of the run, at most 1000."""
+    warmup_shape: Literal["linear", "cosine"] = "linear"
+    """How the learning rate rises."""
+    warmup_start_ratio: float = Field(0.0, ge=0, lt=1)
+    """Learning rate that warm-up starts from, divided by the peak."""
     decay_fraction: float = Field(0.2, gt=0, le=1)
     """Share of the run in which `wsd` decays."""
+    decay_shape: Literal["linear", "cosine", "sqrt", "exponential"] = "linear"
+    """How `wsd` decays; `sqrt` is 1 - sqrt(progress), which falls fast at first."""
+    schedule_power: float = Field(1.0, gt=0)
+    """Of `polynomial`: (1 - progress) to this power."""
+    schedule_cycles: int = Field(2, ge=1)
+    """Of `cosine_restarts`: how often the cosine starts from the peak."""
     min_lr_ratio: float = Field(0.1, ge=0, le=1)
     """Final learning rate divided by the peak."""
     optimizer: Component = Field(default_factory=lambda: {"name": DEFAULT_OPTIMIZER})
     """`adamw`, or `{name: adamw, weight_decay: 0.1, ...}`."""
     clip: float | None = Field(1.0, gt=0)
     """Largest norm of the whole gradient; null for no clipping."""
+    clip_by: Literal["norm", "value"] = "norm"
+    """Whether `clip` shortens the whole gradient, or cuts each number of it."""
+    ema: EmaSettings | None = None
+    """A moving average of the weights beside those that train; `{}` for the defaults."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of forward and backward; master weights keep model.dtype."""
     compile: Literal["auto", "on", "off"] = "auto"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -208,12 +209,12 @@ def test_chat_needs_a_template(command: Command, folder: Path) -> None:
 
 
 class Terminal:
-    """`trivium chat` on a pseudo-terminal."""
+    """Python on a pseudo-terminal."""
 
     def __init__(self, *words: str) -> None:
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "trivium", "chat", *words],
+            [sys.executable, *words],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -240,14 +241,17 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+
 
 @pytest.fixture
 def terminal(folder: Path) -> Iterator[Terminal]:
-    session = Terminal(str(folder), "--temperature", "0", "--max-new-tokens", "4000")
-    yield session
-    session.process.kill()
-    session.process.wait()
-    os.close(session.master)
+    words = ("--temperature", "0", "--max-new-tokens", "4000")
+    with closing(Terminal("-m", "trivium", "chat", str(folder), *words)) as session:
+        yield session
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, tmp_path: Path) -> None:
@@ -269,6 +273,20 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, tmp_pat
     terminal.expect("/exit leaves")
     terminal.type("/exit\n")
     assert terminal.process.wait(timeout=20) == 0
+
+
+def test_ctrl_c_between_the_prompt_and_the_waiting_for_a_key_is_not_lost() -> None:
+    """The hook is a C function that readline calls there: no Python code runs after it that would see the signal."""
+    pytest.importorskip("readline")
+    code = """
+import ctypes, functools, os, readline, signal
+from trivium.inference.terminal import _typed
+readline.set_pre_input_hook(functools.partial(ctypes.CDLL(None).kill, os.getpid(), int(signal.SIGINT)))
+list(_typed())
+"""
+    with closing(Terminal("-c", code)) as session:
+        session.expect("/exit leaves")
+        assert session.process.wait(timeout=60) == 0  # the second prompt is interrupted too
 
 
 def test_beam_search_from_the_command_line(command: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -16,7 +17,9 @@ import trivium as tv
 from tests.crash.kills import fingerprint, make_world
 from trivium.artifacts.lineage import read_lineage, render_text
 from trivium.artifacts.manifest import verify
+from trivium.config import resolve
 from trivium.core.callbacks import Metrics
+from trivium.drivers.run_folder import RunFolder, set_aside
 from trivium.errors import ConfigError, Interrupted, TrainingDiverged, TriviumError
 
 pytestmark = pytest.mark.timeout(300)
@@ -124,6 +127,29 @@ def test_fresh_sets_the_earlier_run_aside(changed: Changed) -> None:
     again = tv.train(changed(), fresh=True)
     aside = again.folder.with_name(f"{again.folder.name}.1")
     assert fingerprint(aside) == state == fingerprint(again.folder)
+
+
+def test_fresh_never_moves_a_run_that_is_still_going(changed: Changed) -> None:
+    folder = RunFolder(resolve(changed()))
+    with folder.locked(), pytest.raises(ConfigError, match="another process is training"):
+        tv.train(changed(), fresh=True)
+    assert [path.name for path in folder.path.parent.glob(f"{folder.path.name}*")] == [folder.path.name]
+
+
+def test_a_folder_that_was_set_aside_while_it_was_taken_is_taken_anew(
+    changed: Changed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(resolve(changed()))
+    real, calls = fcntl.flock, []
+
+    def after_a_rename(descriptor: int, operation: int) -> None:
+        if not calls:
+            calls.append(set_aside(folder.path))
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_a_rename)
+    with folder.locked():
+        assert folder.path.is_dir() and calls[0].is_dir()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

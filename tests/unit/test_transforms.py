@@ -13,12 +13,15 @@ import pytest
 import torch
 
 import trivium as tv
+from tests.conformance.harness import tiny_config
 from tests.crash.kills import fingerprint, make_world
 from tests.unit.test_run import interrupt_at
 from trivium.artifacts.manifest import verify
 from trivium.errors import ConfigError, Interrupted, ModelError
+from trivium.models.build import build_model
 from trivium.models.folder import load_model, read_config
-from trivium.models.transform import merge_all
+from trivium.models.transform import apply_transforms, merge_all
+from trivium.transforms.bottleneck import BottleneckAdapters
 
 pytestmark = pytest.mark.timeout(300)
 Changed = Callable[..., dict[str, Any]]
@@ -126,10 +129,10 @@ def test_another_base_is_refused(changed: Changed, world: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target": ["q_prj"]}, "did you mean q_proj"),
-        ({"target": ["head"]}, "no layer of this name|cannot act"),
+        ({"target": ["c_atn"]}, "did you mean c_attn"),
+        ({"target": ["head"]}, "cannot act"),
         ({"layers": [7]}, "there is no such layer"),
-        ({"target": "q_proj", "exclude": ["q_proj"]}, "would act on no layer"),
+        ({"target": "attention.query", "exclude": ["c_attn"]}, "would act on no layer"),
     ],
 )
 def test_targets_that_are_not_there_are_refused(changed: Changed, settings: dict[str, Any], message: str) -> None:
@@ -147,3 +150,102 @@ def test_an_adapter_needs_a_base_in_a_folder(changed: Changed, world: dict[str, 
 def test_the_shape_of_an_adapter_folder_is_that_of_its_model(changed: Changed) -> None:
     recipe = changed(LORA)
     assert read_config(tv.train(recipe).final or "") == read_config(base_of(recipe))
+
+
+def test_an_interrupted_run_of_bottlenecks_ends_as_one_that_was_not(
+    changed: Changed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"name": "bottleneck", "reduction": 4, "places": ["attention", "mlp"], "dropout": 0.1}
+    straight = tv.train({**changed(settings), "name": "straight-bottleneck"})
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3, signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            tv.train(changed(settings))
+    assert fingerprint(tv.train(changed(settings)).folder) == fingerprint(straight.folder)
+
+
+def test_adapters_are_fused_and_stacked_and_stay_frozen(changed: Changed) -> None:
+    recipe = changed()
+    finals = []
+    for name, activation in (("one", "relu"), ("two", "gelu")):
+        bottleneck = {"name": "bottleneck", "reduction": 8, "activation": activation}
+        finals.append(str(tv.train({**recipe, "name": f"member-{name}", "transforms": [bottleneck]}).final))
+    fused = tv.train({**recipe, "name": "fused", "transforms": [{"name": "fusion", "adapters": finals}]})
+    stacked = tv.train(
+        {**recipe, "name": "stacked", "transforms": [{"name": "bottleneck", "width": 8, "stack_on": finals[:1]}]}
+    )
+    first = {name: tensor for name, tensor in load_model(finals[0]).state_dict().items() if ".slots." in name}
+    for run, name, trained in ((fused, "bottleneck", ".fusion."), (stacked, "bottleneck_1", ".bottleneck.")):
+        weights = load_model(run.final or "").state_dict()
+        kept = {key.replace(".bottleneck.", f".{name}."): tensor for key, tensor in first.items()}
+        assert all(torch.equal(weights[key], tensor) for key, tensor in kept.items())
+        assert any(trained in key for key in weights)
+        assert tv.load(run.final or "").generate("def", max_new_tokens=3, temperature=0)
+
+
+def test_lora_and_bottlenecks_together_are_stored_side_by_side(changed: Changed) -> None:
+    run = tv.train(changed(LORA, {"name": "bottleneck", "width": 4}))
+    assert run.final is not None
+    assert json.loads((run.final / "adapters.json").read_text())["adapters"] == ["lora", "bottleneck"]
+    assert (run.final / "lora" / "adapter_model.safetensors").is_file()
+    assert (run.final / "bottleneck" / "adapter.safetensors").is_file()
+    model = load_model(run.final)
+    assert [transform.name for transform in model.transforms] == ["lora", "bottleneck"]
+
+
+BOTTLENECK = BottleneckAdapters.Config(width=4, init="bert", scale=1.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"places": ["attention"]},
+        {"parallel": True},
+        {"width": 5},
+        {"width": None, "reduction": 8.0},
+        {"activation": "silu"},
+        {"reads": "branch"},
+        {"scale": 2.0},
+        {"scale": "learned"},
+        {"scale": "channel"},
+        {"norm_before": True},
+        {"norm_after": True},
+        {"dropout": 0.5},
+        {"init": "zero"},
+        {"init": "houlsby"},
+        {"leave_out": [0]},
+    ],
+)
+def test_every_setting_of_bottlenecks_changes_what_is_computed_or_trained(change: dict[str, Any]) -> None:
+    def outcome(config: BottleneckAdapters.Config) -> tuple[int, torch.Tensor]:
+        model = build_model(tiny_config(), seed=1).train()
+        apply_transforms(model, [BottleneckAdapters(config)], seed=2)
+        torch.manual_seed(0)
+        return sum(p.numel() for p in model.parameters() if p.requires_grad), model(torch.arange(2, 12)[None])
+
+    count, logits = outcome(BOTTLENECK)
+    given = {**BOTTLENECK.model_dump(exclude_unset=True), **change}
+    other_count, other = outcome(BottleneckAdapters.Config(**{k: v for k, v in given.items() if v is not None}))
+    assert count != other_count or not torch.allclose(logits, other, atol=1e-6)
+
+
+def test_a_fresh_bottleneck_changes_nothing() -> None:
+    model = build_model(tiny_config(), seed=1).eval()
+    before = model(torch.arange(2, 12)[None])
+    apply_transforms(model, [BottleneckAdapters(BottleneckAdapters.Config(places=["attention", "mlp"]))], seed=2)
+    torch.testing.assert_close(model(torch.arange(2, 12)[None]), before)
+    model.transforms[0].remove(model)
+    assert all(block.slots is None for block in model.all_blocks)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"places": ["cross"]}, "no attention to a source"),
+        ({"leave_out": [9]}, "no such block"),
+        ({"width": 4, "reduction": 2.0}, "both say how narrow"),
+    ],
+)
+def test_bottlenecks_that_do_not_fit_are_refused(changed: Changed, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tv.train(changed({"name": "bottleneck", **settings}))

@@ -43,9 +43,8 @@ def _take_name(target: Path, *, folder: bool) -> tuple[Path, int]:
         else:
             descriptor = lock(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         if descriptor is not None:
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(temporary.stat(), os.fstat(descriptor)):
-                    return temporary, descriptor
+            if is_at(temporary, descriptor):
+                return temporary, descriptor
             os.close(descriptor)
         # another process took the name for a leftover between its creation and its lock: once more
 
@@ -56,6 +55,13 @@ def lock(path: Path, flags: int) -> int:
     with contextlib.suppress(OSError):  # file systems without locks: leftovers stay, nothing else is lost
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor
+
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file or folder still has this path: who waits for a lock may get that of a removed file."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    return False
 
 
 def temporary_name(target: Path, use: str) -> Path:

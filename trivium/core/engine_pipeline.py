@@ -10,7 +10,7 @@ Not for methods that declare `backward` or make their own updates from rollouts,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ from trivium.core.method import Method, RoleModel, Update
 from trivium.core.terms import Counts, scaled_total
 from trivium.data.batch import Batch
 from trivium.errors import ConfigError
+from trivium.optim.groups import GroupRow
 
 if TYPE_CHECKING:
     from trivium.models.config import ModelConfig
@@ -187,6 +188,18 @@ class PipelineEngine(Engine):
         """Optimiser state of all stages."""
         own = super().optimizer_state(player)
         return {**own, "slots": self.gathered(own["slots"])}
+
+    def groups(self) -> list[GroupRow]:
+        """What trains in all stages; the tied weight counts once."""
+        parts: list[Any] = [None] * self.processes.world
+        dist.all_gather_object(parts, super().groups())
+        tied = self.roles["policy"].module.config.tie_embeddings
+        rows = [row for part in parts[:1] for row in part]
+        return rows + [row for part in parts[1:] for row in part if not (tied and row.part == "embeddings")]
+
+    def collected(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors of all stages by parameter name."""
+        return self.gathered(super().collected(named))
 
     def gathered(self, part: dict[str, Any]) -> dict[str, Any]:
         """The parts of all ranks in one dictionary; what two ranks hold (the tied weight) is equal on both."""

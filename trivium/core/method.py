@@ -94,6 +94,8 @@ class RoleModel:
         self.module = module
         self.trainable = role.trainable
         self.compiled = False
+        self.lr_factors: dict[str, float] = {}
+        """By name of a parameter: a factor of its learning rate, beside those of the recipe."""
         self.forward: Callable[..., Any] = module
         """What a call runs: the module itself, or what the engine put around it."""
         self.precision: Callable[[], AbstractContextManager[Any]] = nullcontext

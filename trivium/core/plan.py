@@ -11,7 +11,7 @@ key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weigh
     runtime      interpreter and libraries before the model is built + 110 MiB that torch takes at its first update
     weights      b P, frozen roles included; + 2 P for the copies that autocast keeps in half precision
     gradients    b P' at the end of a backward pass; kept between micro-batches
-    optimiser    2 b P' (Adam's two moments)
+    optimiser    2 b P' (Adam's two moments); each optimiser says how much in `state_bytes`
     activations  T * (L * block + 8 D), where block counts the tensors each operation keeps for its backward pass:
                    fp32              4 (4 D + 2 Q + 2 K + M)   (input and result of two norms; q, k, v, attention; MLP)
                    MLP               M = 3 I gated, 2 I plain; of a mixture the experts of one token, and the routing
@@ -49,6 +49,7 @@ from typing import TYPE_CHECKING, Any
 
 from trivium.core.progress import memory_bytes, readable_bytes
 from trivium.errors import ConfigError
+from trivium.registry import component
 
 if TYPE_CHECKING:
     from trivium.models.config import ModelConfig
@@ -331,7 +332,7 @@ def plan_memory(
         runtime=runtime,
         weights=round(each * (parameters + frozen_roles * config.parameters())) + (2 * parameters if half else 0),
         gradients=each * trained,
-        optimizer=2 * each * trained,
+        optimizer=state_bytes(config, recipe, trained=trained),
         activations_per_row=round(row * (flying * blocks + ends)),
         checkpointed_per_row=round(row * (flying * inputs + RECOMPUTED_BLOCKS * block + ends)),
         loss=3 * 4 * logits + (head if logits else 0),
@@ -395,10 +396,21 @@ def activation_bytes(config: ModelConfig, *, half: bool, packed: bool) -> tuple[
 
 
 def checkpoint_size(config: ModelConfig, recipe: Recipe, *, trainable: int | None = None) -> int:
-    """Bytes of one checkpoint: weights, and Adam's two moments of what trains."""
-    each = _MASTER_BYTES[recipe.model.dtype]
+    """Bytes of one checkpoint: weights, and the optimiser's state of what trains."""
     trained = config.parameters() if trainable is None else trainable
-    return each * (config.parameters() + 2 * trained)
+    return _MASTER_BYTES[recipe.model.dtype] * config.parameters() + state_bytes(config, recipe, trained=trained)
+
+
+def state_bytes(config: ModelConfig, recipe: Recipe, *, trained: int) -> int:
+    """Bytes that the optimiser keeps between updates for so many trained parameters, and a moving average of them."""
+    settings = dict(recipe.train.optimizer)
+    cls = component("optim", settings.pop("name"), outside=True)
+    optimizer = cls(cls.Config.model_validate(settings))
+    each = _MASTER_BYTES[recipe.model.dtype]
+    hidden = 1 - _around(config) / config.parameters()
+    # An optimiser from outside of this package may not say.
+    size = optimizer.state_bytes(each, hidden) if hasattr(optimizer, "state_bytes") else 2 * each
+    return round(trained * (size + (each if recipe.train.ema is not None else 0)))
 
 
 def _seconds(

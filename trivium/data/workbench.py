@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trivium.artifacts import faults
-from trivium.artifacts.temporary import discard, lock
+from trivium.artifacts.temporary import discard, is_at, lock
 from trivium.artifacts.writer import make_folder, write_file, write_plain
 
 _KEY = "key"
@@ -86,31 +86,67 @@ def work_folder(target: Path, *, key: str) -> Iterator[Path]:
     What was left there with another key is thrown away. Waits for helpers of a process that died (see `busy`).
     """
     folder = target.with_name(f".{target.name}.unfinished")
-    make_folder(folder)
-    held = lock(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+    held = _take(folder)
     try:
-        os.close(lock(folder / _BUSY, os.O_RDWR | os.O_CREAT))
-        if (folder / _KEY).is_file() and (folder / _KEY).read_text(encoding="utf-8") != key:
-            for entry in folder.iterdir():
-                if entry.name not in (_LOCK, _BUSY):
-                    discard(entry)
-        write_file(folder / _KEY, key)
+        with _no_helpers(folder):
+            if _read_key(folder) != key:
+                _empty(folder, but=(_LOCK, _BUSY))
+            write_file(folder / _KEY, key)
         yield folder
         if target.exists():
-            discard(folder)
+            with _no_helpers(folder):
+                _empty(folder, but=(_LOCK,))
+                discard(folder)  # the lock goes last: nobody else can take the folder before it is empty
+    finally:
+        os.close(held)
+
+
+def _take(folder: Path) -> int:
+    """A descriptor that holds the lock of a folder; the folder is made if it is not there."""
+    while True:
+        make_folder(folder)
+        with suppress(FileNotFoundError):  # whoever held it just removed it
+            held = lock(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+            if is_at(folder / _LOCK, held):
+                return held
+            os.close(held)
+
+
+@contextmanager
+def _no_helpers(folder: Path) -> Iterator[None]:
+    """Waits until no helper writes into the folder, and lets none begin."""
+    held = lock(folder / _BUSY, os.O_RDWR | os.O_CREAT)
+    try:
+        yield
     finally:
         os.close(held)
 
 
 @contextmanager
-def busy(folder: Path) -> Iterator[None]:
-    """Says that a helper of the process that holds the work folder is writing into it."""
+def busy(folder: Path, *, key: str) -> Iterator[None]:
+    """Says that a helper of the process that holds the work folder is writing into it.
+
+    Raises FileNotFoundError where that process died and somebody else has taken or removed the folder.
+    """
     descriptor = os.open(folder / _BUSY, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if _read_key(folder) != key:
+            raise FileNotFoundError(folder)
         yield
     finally:
         os.close(descriptor)
+
+
+def _read_key(folder: Path) -> str | None:
+    path = folder / _KEY
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _empty(folder: Path, *, but: Sequence[str]) -> None:
+    for entry in folder.iterdir():
+        if entry.name not in but:
+            discard(entry)
 
 
 @cache

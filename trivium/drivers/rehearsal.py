@@ -15,6 +15,7 @@ from trivium.data.labelled import LabelledDataset
 from trivium.drivers.forecasting import describe, session_forecast
 from trivium.errors import ConfigError, DataError
 from trivium.lazy import torch
+from trivium.optim.groups import describe_groups
 
 if TYPE_CHECKING:
     from trivium.core.engine import StepResult
@@ -66,6 +67,8 @@ def dry_run(session: Session) -> dict[str, Any]:
         "peak_memory_bytes": memory_bytes(session.device.type).peak,
         "loss": clock.losses[-1],
     }
+    for line in describe_groups(trainer.engine.groups()):
+        print(line)
     print(f"the whole run: {describe(plan)}")
     print(
         f"measured: {measured['tokens_per_second']:.0f} tokens/s, {readable_bytes(measured['peak_memory_bytes'])} "

@@ -14,6 +14,7 @@ from typing import Any
 
 from trivium.artifacts.environment import environment
 from trivium.artifacts.secrets import redact_command
+from trivium.artifacts.temporary import is_at
 from trivium.artifacts.writer import make_folder, write_file
 from trivium.config import ResolvedRecipe, resolve
 from trivium.errors import ConfigError
@@ -67,24 +68,39 @@ class RunFolder:
         if not self.main:
             yield
             return
-        make_folder(self.path)
-        descriptor = os.open(self.path, os.O_RDONLY)
+        descriptor = self._take()
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    "another process is training in this folder",
-                    where=self.path,
-                    fix="wait for it, stop it, or choose another name=...",
-                ) from None
             yield
         finally:
             os.close(descriptor)
 
     def set_aside(self) -> Path | None:
-        """Moves an earlier run out of the way (`--fresh`); nothing is deleted."""
-        return set_aside(self.path) if self.path.exists() else None
+        """Moves an earlier run out of the way (`--fresh`); nothing is deleted. Refuses while it is running."""
+        if not self.path.exists():
+            return None
+        descriptor = self._take()
+        try:
+            return set_aside(self.path)
+        finally:
+            os.close(descriptor)
+
+    def _take(self) -> int:
+        """A descriptor that holds the lock of the folder, which is made if it is not there."""
+        while True:
+            make_folder(self.path)
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise ConfigError(
+                    "another process is training in this folder",
+                    where=self.path,
+                    fix="wait for it, stop it, or choose another name=...",
+                ) from None
+            if is_at(self.path, descriptor):
+                return descriptor
+            os.close(descriptor)  # somebody set the folder aside in between
 
     def begin(self, *, has_checkpoint: bool) -> None:
         """Writes configuration and environment; refuses to continue a run that was started with other settings."""

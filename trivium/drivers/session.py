@@ -35,7 +35,8 @@ from trivium.models.build import build_model, first_problem, preset
 from trivium.models.config import ModelConfig
 from trivium.models.folder import load_model, read_config, with_head
 from trivium.models.huggingface import HEAD_FIELDS
-from trivium.models.transform import Transform, adapters_of, apply_transforms
+from trivium.models.quantized import share_quantized
+from trivium.models.transform import Transform, apply_transforms, lr_factors
 from trivium.models.transformer import Transformer
 from trivium.recipe import Recipe, SamplePrompt, Source
 from trivium.tokenizers.tokenizer import Tokenizer
@@ -187,9 +188,9 @@ def load_roles(
     recipe, wanted = resolved.recipe, method.roles()
     policy = load_role(recipe, wanted["policy"], config)
     if resolved.transforms:
+        if any(chosen.cls.adapter for chosen in resolved.transforms):
+            policy.base = base_of(recipe.model.path or "")
         apply_transforms(policy, make_transforms(resolved), seed=recipe.seed)
-    if adapters_of(policy) and policy.base is None:
-        policy.base = base_of(recipe.model.path or "")
     roles: dict[str, RoleModel] = {}
     for name, role in wanted.items():
         start = name != "policy" and role.path is None and role.config is None and not role.trainable
@@ -200,6 +201,7 @@ def load_roles(
         else:
             module = load_role(recipe, role, config)
         roles[name] = RoleModel(name, module, role)
+    roles["policy"].lr_factors.update(lr_factors(policy))
     if compiled:
         for model in roles.values():
             model.compile()
@@ -231,9 +233,12 @@ def count_trainable(resolved: ResolvedRecipe, config: ModelConfig) -> int | None
 def start_of(policy: Transformer) -> Transformer:
     """The policy as it is before training and without its transforms, for a frozen role; frozen weights are shared."""
     model = Transformer(policy.config)
+    share_quantized(policy, model)
     own = dict(policy.named_parameters())
     with torch.no_grad():
-        model.assign({name: _start(own[name]) for name, _ in model.named_parameters()})
+        model.assign(
+            {**dict(model.named_buffers()), **{name: _start(own[name]) for name, _ in model.named_parameters()}}
+        )
     return model
 
 

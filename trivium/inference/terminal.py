@@ -150,7 +150,9 @@ def _typed() -> Iterator[str]:
     warned = False
     while True:
         try:
-            yield input("> ")
+            with _awake():
+                line = input("> ")
+            yield line
         except EOFError:
             _say("")
             return
@@ -161,6 +163,22 @@ def _typed() -> Iterator[str]:
             _say("\nCtrl-C again, Ctrl-D or /exit leaves")
         else:
             warned = False
+
+
+@contextmanager
+def _awake() -> Iterator[None]:
+    """Wakes the waiting for a key four times a second.
+
+    readline looks for a Ctrl-C only when its waiting is disturbed; one that came just before the waiting began would
+    be noticed with the next key.
+    """
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.25, 0.25)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Adapters as folders: PEFT's format, with its tokenizer, beside a base that is named and recognised.
 
     adapter_config.json, adapter_model.safetensors   one adapter, as PEFT writes and reads it
+    adapter_config.json, adapter.safetensors         one bottleneck adapter, as AdapterHub does; the head that was
+                                                     trained with it in model_head.safetensors
     config.json                                      the shape of the whole model, with the head that was trained
     adapters.json                                    the base, by path and fingerprint, and the order of the adapters
 
@@ -24,6 +26,17 @@ from trivium.artifacts.record import read_record
 from trivium.artifacts.tensors import read_tensors, write_tensors
 from trivium.errors import ModelError
 from trivium.lazy import torch
+from trivium.models.adapter_checks import (
+    PEFT_PREFIX,
+    as_component,
+    check_head,
+    check_tensors,
+    check_vocabulary,
+    head_of_labels,
+    misfit,
+    prepared,
+    read_checked,
+)
 from trivium.models.config import ModelConfig
 from trivium.models.folder import (
     CONFIG,
@@ -40,7 +53,7 @@ from trivium.models.folder import (
     write_model_config,
 )
 from trivium.models.huggingface import HEAD_FIELDS, expand
-from trivium.models.transform import Base, Transform, adapters_of, add_transform, base_names, choose_trainable
+from trivium.models.transform import Base, Transform, adapters_of, add_transform, base_names, finish
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +61,10 @@ if TYPE_CHECKING:
     from trivium.models.transformer import Transformer
 
 ADAPTER, TENSORS, OWN = "adapter_config.json", "adapter_model.safetensors", "adapters.json"
-PEFT_PREFIX = "base_model.model."
+FUSION = "adapter_fusion_config.json"
+HEAD, HEAD_CONFIG = "model_head.safetensors", "head_config.json"
+_HUB_FILES = {"BOTTLENECK": (ADAPTER, "adapter.safetensors"), "FUSION": (FUSION, "model_adapter_fusion.safetensors")}
+"""Kind of adapter in AdapterHub's format -> its files."""
 _TASKS = {
     ("language", "decoder"): "CAUSAL_LM",
     ("language", "encoder_decoder"): "SEQ_2_SEQ_LM",
@@ -67,14 +83,38 @@ class Stored:
     settings: dict[str, Any]
 
     @property
-    def tensors(self) -> Path:
-        """Its file of tensors."""
-        return self.folder / TENSORS
+    def kind(self) -> str:
+        """PEFT's `peft_type`, or `BOTTLENECK` and `FUSION` in AdapterHub's format."""
+        if "peft_type" not in self.settings and "config" in self.settings:
+            return "FUSION" if "adapter_names" in self.settings else "BOTTLENECK"
+        return str(self.settings.get("peft_type", "")).rpartition(".")[2].upper()
+
+    @property
+    def file(self) -> Path:
+        """Its file of tensors; ModelError where that is not there, or a pickle."""
+        path = self.folder / _HUB_FILES.get(self.kind, ("", TENSORS))[1]
+        if not path.is_file():
+            pickled = sorted(entry.name for entry in self.folder.iterdir() if entry.suffix in (".bin", ".pt"))
+            raise ModelError(
+                "the adapter is stored as pickle, which could run any code when it is read"
+                if pickled
+                else "the folder of the adapter has no weights",
+                where=self.folder / (pickled[0] if pickled else path.name),
+                fix=f"store it as safetensors: {path.name}",
+            )
+        return path
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors, and those of the head beside it."""
+        found = read_tensors(self.file)
+        if self.kind in _HUB_FILES and (self.folder / HEAD).is_file():
+            found |= {PEFT_PREFIX + name: tensor for name, tensor in read_tensors(self.folder / HEAD).items()}
+        return found
 
 
 def is_adapter(folder: Path | str) -> bool:
     """Whether the folder holds adapters and not a model of its own."""
-    return any((Path(folder) / name).is_file() for name in (ADAPTER, OWN))
+    return any((Path(folder) / name).is_file() for name in (ADAPTER, FUSION, OWN))
 
 
 def save_adapters(folder: Path, model: Transformer, weights: Mapping[str, Tensor]) -> None:
@@ -89,24 +129,60 @@ def save_adapters(folder: Path, model: Transformer, weights: Mapping[str, Tensor
     for number, adapter in enumerate(adapters):
         place = folder if alone else folder / adapter.name
         place.mkdir(exist_ok=True)
-        settings = {
-            **adapter.settings(model),
-            "peft_type": adapter.peft_type,
-            "task_type": _task(model.config),
-            "base_model_name_or_path": base.path,
-            "inference_mode": True,
-        }
-        tensors = adapter.tensors(model, weights)
-        if number == 0 and also:
-            settings["modules_to_save"] = sorted({name.rpartition(".")[0] for name in also})
-            tensors |= {PEFT_PREFIX + name: tensor for name, tensor in also.items()}
-        write_json(place / ADAPTER, settings)
-        write_tensors(place / TENSORS, tensors, metadata={"format": "pt"})
+        write = _save_hub if adapter.peft_type in _HUB_FILES else _save_peft
+        write(place, adapter, model, weights, base, also if number == 0 else {})
     order = ["." if alone else adapter.name for adapter in adapters]
     names = [adapter.name for adapter in adapters]
     own = {"format": 1, "base": base.path, "fingerprint": base.fingerprint, "adapters": order, "names": names}
+    own["vocab_size"] = model.config.vocab_size
+    if changes := [as_component(transform) for transform in model.transforms if transform.changes_base]:
+        own["prepared"] = changes
     write_json(folder / OWN, own)
     write_model_config(folder, model.config, next(iter(model.parameters())).dtype)
+
+
+def _save_peft(
+    place: Path,
+    adapter: Transform,
+    model: Transformer,
+    weights: Mapping[str, Tensor],
+    base: Base,
+    also: Mapping[str, Tensor],
+) -> None:
+    settings = {
+        **adapter.settings(model),
+        "peft_type": adapter.peft_type,
+        "task_type": _task(model.config),
+        "base_model_name_or_path": base.path,
+        "inference_mode": True,
+    }
+    tensors = adapter.tensors(model, weights)
+    if also:
+        settings["modules_to_save"] = sorted({name.rpartition(".")[0] for name in also})
+        tensors |= {PEFT_PREFIX + name: tensor for name, tensor in also.items()}
+    write_json(place / ADAPTER, settings)
+    write_tensors(place / TENSORS, tensors, metadata={"format": "pt"})
+
+
+def _save_hub(
+    place: Path,
+    adapter: Transform,
+    model: Transformer,
+    weights: Mapping[str, Tensor],
+    base: Base,
+    also: Mapping[str, Tensor],
+) -> None:
+    settings, tensors = _HUB_FILES[adapter.peft_type]
+    own = adapter.settings(model)
+    write_json(place / settings, own)
+    write_tensors(place / tensors, adapter.tensors(model, weights), metadata={"format": "pt"})
+    if also:
+        labels = {label: number for number, label in enumerate(model.config.labels)}
+        head = {**{key: own[key] for key in ("hidden_size", "model_class", "model_name", "model_type", "version")}}
+        write_json(
+            place / HEAD_CONFIG, {**head, "config": None, "name": None, "label2id": labels, "num_labels": len(labels)}
+        )
+        write_tensors(place / HEAD, also, metadata={"format": "pt"})
 
 
 def load_adapters(
@@ -133,16 +209,47 @@ def load_adapters(
             where=found,
             fix="merge that adapter into its base first: trivium export FOLDER --merge --output BASE",
         )
+    if wanted is None:
+        task = {task: head for (head, _), task in _TASKS.items()}.get(str(stored[0].settings.get("task_type")))
+        wanted = head_of_labels(task, stored[0].tensors(), read_config(found))
     model = load_model(found, dtype=dtype, device=device, head=wanted, seed=seed)
-    for entry, name in zip(stored, _names(path, len(stored)), strict=True):
-        tensors = read_tensors(entry.tensors)
-        transform = adapter_class(entry).from_peft(entry.settings, tensors, model)
-        transform.name, transform.where = name, str(entry.folder / ADAPTER)
-        add_transform(model, transform, seed=seed)
     model.base = base_of(found)
-    put_values(model, adapter_values(path, model))
-    choose_trainable(model)
+    own = read_json(path / OWN) if (path / OWN).is_file() else {}
+    for transform in prepared(path / OWN, own.get("prepared", [])):
+        add_transform(model, transform, seed=seed)
+    for entry, name in zip(stored, _names(path, stored), strict=True):
+        _add(model, entry, name, seed=seed)
+    values = adapter_values(path, model)
+    put_values(model, values)
+    finish(model)
+    for entry, adapter in zip(stored, adapters_of(model), strict=True):
+        if entry.kind not in _HUB_FILES:
+            check_tensors(entry.file, adapter, entry.tensors(), model)
+    check_head(path, model, values)
     return model
+
+
+def put_adapter(model: Transformer, folder: Path | str, *, frozen: bool) -> str:
+    """Applies the one adapter of a folder to a model that is its base, and returns its name there."""
+    path = Path(folder)
+    stored = list(stored_adapters(path))
+    if len(stored) != 1:
+        raise ModelError("the folder holds several adapters", where=path, fix="name the folder of one of them")
+    if model.base is not None:
+        find_base(path, model.base.path)
+    transform = _add(model, stored[0], _names(path, stored)[0], seed=0)
+    transform.frozen = frozen
+    if next(model.parameters()).device.type != "meta":
+        put_values(model, transform.values(stored[0].tensors(), model))
+    return transform.name
+
+
+def _add(model: Transformer, entry: Stored, name: str, *, seed: int) -> Transform:
+    tensors, cls = entry.tensors(), adapter_class(entry)
+    transform = read_checked(entry.folder / ADAPTER, lambda: cls.from_peft(entry.settings, tensors, model))
+    transform.name, transform.where = name, str(entry.folder)
+    add_transform(model, transform, seed=seed)
+    return transform
 
 
 def adapter_values(folder: Path | str, model: Transformer) -> dict[str, Tensor]:
@@ -150,7 +257,7 @@ def adapter_values(folder: Path | str, model: Transformer) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     adapters = adapters_of(model)
     for entry, adapter in zip(stored_adapters(Path(folder)), adapters, strict=True):
-        tensors = read_tensors(entry.tensors)
+        tensors = entry.tensors()
         values |= adapter.values(tensors, model)
         values |= _read_trained_base(tensors, model)
     return values
@@ -158,50 +265,46 @@ def adapter_values(folder: Path | str, model: Transformer) -> dict[str, Tensor]:
 
 def put_values(model: Transformer, values: Mapping[str, Tensor]) -> None:
     """Sets parameters by name; ModelError where a shape is another."""
-    own = dict(model.named_parameters(remove_duplicate=False))
+    own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, tensor in values.items():
             if own[name].shape != tensor.shape:
-                raise ModelError(
-                    "the adapter does not fit the base: a weight has another shape",
-                    where=name,
-                    value=f"{list(tensor.shape)} in the adapter, {list(own[name].shape)} by the base",
-                    fix="give the base it was trained on",
-                )
+                raise misfit(name, list(tensor.shape), list(own[name].shape))
             own[name].copy_(tensor)
 
 
 def stored_adapters(folder: Path) -> Iterator[Stored]:
     """The adapters of a folder, in the order in which they are applied."""
     if not (folder / OWN).is_file():
-        yield Stored(folder, read_json(folder / ADAPTER))
+        yield _stored(folder)
         return
     order = read_json(folder / OWN).get("adapters")
     if not isinstance(order, list) or not all(isinstance(name, str) for name in order) or not order:
         raise ModelError("the folder does not say which adapters it holds", where=folder / OWN, value=order)
     for name in order:
-        place = folder if name == "." else inside(folder, name)
-        yield Stored(place, read_json(place / ADAPTER))
+        yield _stored(folder if name == "." else inside(folder, name))
 
 
-def _names(folder: Path, count: int) -> list[str]:
-    """Names of the adapters in the model."""
+def _stored(folder: Path) -> Stored:
+    return Stored(folder, read_json(folder / (FUSION if (folder / FUSION).is_file() else ADAPTER)))
+
+
+def _names(folder: Path, stored: list[Stored]) -> list[str]:
+    """Names of the adapters in the model; empty where it may choose one."""
     names = read_json(folder / OWN).get("names") if (folder / OWN).is_file() else None
-    fits = (
-        isinstance(names, list) and len(names) == count and all(isinstance(n, str) and n.isidentifier() for n in names)
-    )
-    return names if fits and names is not None else [""] * count
+    if not isinstance(names, list) or len(names) != len(stored):
+        names = [entry.settings.get("name") for entry in stored]
+    return [name if isinstance(name, str) and name.isidentifier() else "" for name in names]
 
 
 def adapter_class(entry: Stored) -> type[Transform]:
     """The transform that reads an adapter."""
-    kind = str(entry.settings.get("peft_type", "")).rpartition(".")[2].upper()
-    known = _classes()
+    kind, known = entry.kind, _classes()
     if kind not in known:
         raise ModelError(
             "the folder holds a kind of adapter that is not supported",
             where=f"{entry.folder / ADAPTER}: peft_type",
-            value=entry.settings.get("peft_type"),
+            value=kind or None,
             fix=f"supported are {', '.join(sorted(known))}",
         )
     return known[kind]
@@ -229,6 +332,7 @@ def find_base(folder: Path, base: Path | str | None = None) -> Path:
             value=str(base or named),
             fix="give the folder of the base, or put it where the adapter names it (base_model_name_or_path)",
         )
+    check_vocabulary(folder / OWN, own.get("vocab_size"), read_json(found / CONFIG).get("vocab_size"), found)
     expected = own.get("fingerprint")
     if expected and fingerprint(found) != expected:
         raise ModelError(
@@ -291,7 +395,8 @@ def _task(config: ModelConfig) -> str | None:
 def _trained_base(model: Transformer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters of the base that train, under the names of the file format."""
     parameters = dict(model.named_parameters())
-    trained = [name for name in base_names(model) if parameters[name].requires_grad]
+    stored = [name for adapter in adapters_of(model) for name in parameters if adapter.stores(name)]
+    trained = [name for name in base_names(model) if parameters[name].requires_grad and name not in stored]
     table = expand(keys_of(model.config), model.config, trained)
     covered = {name for key in table for name in key.own}
     if missing := sorted(set(trained) - covered):
@@ -308,10 +413,14 @@ def _read_trained_base(tensors: Mapping[str, Tensor], model: Transformer) -> dic
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names = base_names(model)
     found: dict[str, Tensor] = {}
+    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}
     for key in expand(keys_of(model.config), model.config, names):
         tensor = tensors.get(PEFT_PREFIX + key.file)
-        if tensor is not None:
+        if tensor is not None and all(parameters[name].is_floating_point() for name in key.own):
             tensor = tensor.t() if key.transposed and tensor.dim() == 2 else tensor
             shapes = [tuple(parameters[name].shape) for name in key.own]
+            whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+            if tuple(tensor.shape) != whole:
+                raise misfit(key.file, list(tensor.shape), list(whole))
             found |= zip(key.own, unstacked(tensor, key, shapes, model.config.num_kv_heads), strict=True)
     return found

@@ -99,6 +99,7 @@ def load_model(
     for name, shape in shapes.items():
         if config != stored and name.startswith("head.") and name not in weights and not is_tied(config, name):
             weights[name] = initial_weight(name, shape, config, seed=seed)
+            model.invented.append(name)
     model.assign({name: _prepared(tensor, dtype, device) for name, tensor in weights.items()})
     return model
 
@@ -150,6 +151,11 @@ def write_model_config(folder: Path, config: ModelConfig, kind: torch.dtype) -> 
     dtype = _dtype_name(kind)
     types = {"dtype": dtype, "torch_dtype": dtype, "transformers_version": TRANSFORMERS, "use_cache": True}
     write_json(folder / CONFIG, {**write_config(family(config.family), config), **types})
+
+
+def architecture(config: ModelConfig) -> str:
+    """The class of transformers that has this model."""
+    return head_of(family(config.family), config)[1].architecture
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -347,7 +353,7 @@ def _own_weights(
     _same_names(
         folder,
         known - optional,
-        {name for name in named if name in known or not _ignored(name, file)} - optional - other,
+        {name for name in named if name in known or not is_ignored(name, file)} - optional - other,
     )
     _check_zero(folder, found, getattr(file, "ZERO", ""))
     weights: dict[str, Tensor] = {}
@@ -408,7 +414,8 @@ def _full_names(found: Mapping[str, Source], table: Collection[str], prefixes: C
     return names
 
 
-def _ignored(name: str, file: ModuleType) -> bool:
+def is_ignored(name: str, file: ModuleType) -> bool:
+    """Whether files of the family may hold a tensor of this name that is no parameter here."""
     return any(re.fullmatch(file.IGNORED, variant) for variant in (name, file.PREFIX + name))
 
 

@@ -207,13 +207,23 @@ class Block(nn.Module):
         self.moe = Experts(config) if config.experts else None
         self.mlp_output_norm = make_norm(config) if after else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
+        self.slots: nn.ModuleDict | None = None
+        """Where adapters of whole branches stand (`trivium.models.bottleneck`)."""
 
     def forward(self, hidden: Tensor, plan: Plan, wanted: Tensor | None = None) -> Tensor:
         """[T, D] -> [T, D], or [W, D]."""
-        hidden = _only(hidden, wanted) + self.attended(self.attention_norm(hidden), plan, wanted)
+        normed, hidden = self.attention_norm(hidden), _only(hidden, wanted)
+        hidden = hidden + self.adapted("attention", self.attended(normed, plan, wanted), hidden)
         if self.cross is not None and self.cross_norm is not None:
-            hidden = hidden + self.looked_up(self.cross_norm(hidden), plan)
-        return hidden + self.thought(self.mlp_norm(hidden), plan)
+            hidden = hidden + self.adapted("cross", self.looked_up(self.cross_norm(hidden), plan), hidden)
+        return hidden + self.adapted("mlp", self.thought(self.mlp_norm(hidden), plan), hidden)
+
+    def adapted(self, where: str, added: Tensor, stream: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """[T, D]: what the adapters there make of `added`; `norm` is applied to its sum with the stream afterwards."""
+        if self.slots is None or where not in self.slots:
+            return added
+        changed: Tensor = self.slots[where](added, stream, norm)
+        return changed
 
     def attended(self, hidden: Tensor, plan: Plan, wanted: Tensor | None = None) -> Tensor:
         """What attention adds."""
@@ -244,10 +254,13 @@ class PostNormBlock(Block):
 
     def forward(self, hidden: Tensor, plan: Plan, wanted: Tensor | None = None) -> Tensor:
         """[T, D] -> [T, D], or [W, D]."""
-        hidden = self.attention_norm(_only(hidden, wanted) + self.attended(hidden, plan, wanted))
+        added, hidden = self.attended(hidden, plan, wanted), _only(hidden, wanted)
+        hidden = self.attention_norm(hidden + self.adapted("attention", added, hidden, self.attention_norm))
         if self.cross is not None and self.cross_norm is not None:
-            hidden = self.cross_norm(hidden + self.looked_up(hidden, plan))
-        result: Tensor = self.mlp_norm(hidden + self.thought(hidden, plan))
+            added = self.adapted("cross", self.looked_up(hidden, plan), hidden, self.cross_norm)
+            hidden = self.cross_norm(hidden + added)
+        added = self.adapted("mlp", self.thought(hidden, plan), hidden, self.mlp_norm)
+        result: Tensor = self.mlp_norm(hidden + added)
         return result
 
 
@@ -263,7 +276,8 @@ class ParallelBlock(Block):
         """[T, D] -> [T, D], or [W, D]."""
         first, rest = self.attention_norm(hidden), _only(hidden, wanted)
         second = _only(first, wanted) if self.mlp_norm is None else self.mlp_norm(rest)
-        return rest + self.attended(first, plan, wanted) + self.thought(second, plan)
+        attended = self.adapted("attention", self.attended(first, plan, wanted), rest)
+        return rest + attended + self.adapted("mlp", self.thought(second, plan), rest)
 
 
 def make_block(config: ModelConfig, layer: int, *, cross: bool = False) -> Block:

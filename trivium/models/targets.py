@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from trivium.errors import ConfigError
+from trivium.models.adapted import can_adapt
 from trivium.models.folder import keys_of
 from trivium.models.huggingface import Key, expand
 from trivium.nearest import nearest
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from trivium.models.transformer import Transformer
 
 ALL = "all-linear"
+EMBEDDING = "embed"
+Value = TypeVar("Value", int, float)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class Place:
         return None if found is None else int(found[1])
 
     @property
+    def embedding(self) -> bool:
+        """Whether it is the embedding of tokens."""
+        return self.own == (EMBEDDING,)
+
+    @property
     def head(self) -> bool:
         """Whether it is (a part of) the head."""
         return self.own[0].split(".")[0] == "head"
@@ -68,14 +76,15 @@ class Place:
         return list(torch.split(whole, list(self.sizes)))
 
 
-def places(model: Transformer, kind: type[nn.Module] = nn.Linear) -> list[Place]:
-    """All linear layers of the model (or all embeddings, by `kind`), in the order of the file format."""
+def places(model: Transformer, *, embeddings: bool = False) -> list[Place]:
+    """All linear layers of the model, and with `embeddings` that of tokens, in the order of the file format."""
     modules = dict(model.named_modules())
     parameters = [name for name, _ in model.named_parameters(remove_duplicate=False) if ".branches." not in name]
     found = []
     for key in expand(keys_of(model.config), model.config, parameters):
         own = tuple(name.removesuffix(".weight") for name in key.own)
-        if key.own[0].endswith(".weight") and all(isinstance(modules[name], kind) for name in own):
+        kinds = (nn.Linear, nn.Embedding) if embeddings and own == (EMBEDDING,) else (nn.Linear,)
+        if key.own[0].endswith(".weight") and all(isinstance(modules[name], kinds) for name in own):
             found.append(_place(key, own, [model.get_parameter(name).shape[0] for name in key.own], model))
     return found
 
@@ -92,28 +101,34 @@ def targets(
     exclude: Iterable[str] = (),
     layers: Sequence[int] | None = None,
     where: str,
-    can: Callable[[Place], bool] = lambda place: True,
+    embeddings: bool = False,
+    can: Callable[[Place], bool] = lambda place: not place.head,
 ) -> list[Place]:
     """The places called for; ConfigError naming the nearest one where a name fits nothing.
 
     wanted:  `all-linear`, every layer but the head; or names, of ours or of Hugging Face, from the end (`q_proj`,
              `attention.query`), `*` standing for anything.
     exclude: names to leave out again. layers: numbers of blocks, negative ones from the end.
+    embeddings: whether it can act on the embedding of tokens.
     can:     whether an adapter can act on a place; `all-linear` leaves the others out, a name is refused.
     """
-    everything = places(model)
+    everything = places(model, embeddings=embeddings)
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     left_out = [place for name in exclude for place in _named(everything, name, where, "exclude")]
     found: list[Place] = []
     for name in names:
         if name == ALL:
-            found += [place for place in everything if not place.head and can(place)]
+            found += [place for place in everything if not place.head and not place.embedding and can(place)]
             continue
         matched = _named(everything, name, where, "target")
         for place in matched:
-            if not can(place):
+            if not can(place) or not all(can_adapt(model.get_submodule(own)) for own in place.own):
+                head = "; the output layer cannot have one: let it train whole ({name: trainable})"
                 raise ConfigError(
-                    "this adapter cannot act on the layer", where=where, value=place.file, fix="name other layers"
+                    "this adapter cannot act on the layer",
+                    where=f"{where}.target",
+                    value=place.file,
+                    fix="name other layers" + (head if place.head else ""),
                 )
         found += matched
     kept = [place for place in everything if place in found and place not in left_out]
@@ -131,7 +146,7 @@ def targets(
 
 
 def _named(everything: list[Place], name: str, where: str, setting: str) -> list[Place]:
-    found = [place for place in everything if any(_ends(path, name) for path in (place.file, *place.own))]
+    found = [place for place in everything if _fits(place, name)]
     if found:
         return found
     kinds = Counter(path.rpartition(".")[2] for place in everything for path in (place.file, *place.own))
@@ -139,10 +154,15 @@ def _named(everything: list[Place], name: str, where: str, setting: str) -> list
     listed = ", ".join(dict.fromkeys(place.file.rpartition(".")[2] for place in everything if not place.head))
     raise ConfigError(
         "the model has no layer of this name",
-        where=f"{where}.{setting}",
+        where=where if setting == name else f"{where}.{setting}",
         value=name,
         fix=f"did you mean {near}? (there are {listed})" if near else f"there are {listed}; or {ALL!r}",
     )
+
+
+def _fits(place: Place, name: str) -> bool:
+    """Whether a name, ours or of the file, means the place."""
+    return any(_ends(path, name) for path in (place.file, *place.own))
 
 
 def _ends(path: str, name: str) -> bool:
@@ -159,3 +179,23 @@ def short_names(chosen: Sequence[Place], everything: Sequence[Place]) -> list[st
         alike = {other.file for other in everything if _ends(other.file, last)}
         names.add(last if alike <= files else place.file)
     return sorted(names)
+
+
+def by_pattern(chosen: Sequence[Place], wanted: Mapping[str, Value], default: Value, *, where: str) -> dict[str, Value]:
+    """The value of each place by its name in the file, from the first of the names `wanted` that fits it."""
+    for name in wanted:
+        _named(list(chosen), name, where, name)
+    return {place.file: next((wanted[name] for name in wanted if _fits(place, name)), default) for place in chosen}
+
+
+def patterns(values: Mapping[str, Value], usual: Value) -> tuple[Value, dict[str, Value]]:
+    """(default, exceptions by name) as PEFT stores values of layers."""
+    return usual, {file: value for file, value in values.items() if value != usual}
+
+
+def fits_pattern(pattern: str, file: str) -> bool:
+    """Whether a pattern of PEFT (a regular expression for the end of a name) fits the name of a module."""
+    try:
+        return re.fullmatch(rf"(.*\.)?({pattern})" if pattern[:1] != "^" else pattern, file) is not None
+    except re.error:
+        return False

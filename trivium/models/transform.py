@@ -8,6 +8,8 @@ Hooks:
     check(config)           what it asks of the model, before weights are read
     install(model, seed)    adds its parameters, in place; the model must compute what it did before, unless said
     trains(name, model)     whether a parameter of the base trains with it
+    lr_factor(name)         how fast a parameter learns, beside the learning rate
+    finish(model)           after all transforms have been applied
     merge(model)            folds it into the base, where that can be done exactly
     settings, tensors       as PEFT stores it; `from_peft` and `values` are the way back
 """
@@ -47,6 +49,8 @@ class Transform:
     """Whether the base keeps its weights, but for those that `trains` names."""
     adapter: ClassVar[bool] = True
     """Whether it is stored as an adapter beside its base; otherwise the whole model is stored, as without it."""
+    changes_base: ClassVar[bool] = False
+    """Whether adapters above it mean nothing without it (a quantised base); its settings are stored with them."""
     peft_type: ClassVar[str] = ""
     """The `peft_type` of its adapter_config.json."""
 
@@ -58,6 +62,8 @@ class Transform:
         """Place in the recipe, for messages."""
         self.added: tuple[str, ...] = ()
         """Names of the parameters it added."""
+        self.frozen = False
+        """Whether what it added stays as it is: an adapter that others stand on."""
 
     @property
     def rows(self) -> Rows | None:
@@ -74,8 +80,21 @@ class Transform:
         """Whether the parameter `name` of the base trains: by default those of a head for labels."""
         return name.startswith("head.") and model.config.head not in ("language", "masked", "none")
 
+    def stores(self, name: str) -> bool:
+        """Whether the parameter `name` of the base stands in `tensors`."""
+        return False
+
+    def lr_factor(self, name: str) -> float:
+        """Factor of the learning rate of the parameter `name`, one that it added."""
+        return 1.0
+
+    def finish(self, model: Transformer) -> None:
+        """After all transforms have been applied."""
+
     def merge(self, model: Transformer) -> None:
-        """Folds it into the base and removes it."""
+        """Folds it into the base and removes it; what adds nothing just goes."""
+        if not self.adapter:
+            return
         raise ModelError(f"the adapter {self.name!r} cannot be merged into its base: it is no change of its weights")
 
     def remove(self, model: Transformer) -> None:
@@ -104,6 +123,13 @@ def apply_transforms(model: Transformer, transforms: Sequence[Transform], *, see
     """Applies the transforms in order and decides what trains."""
     for transform in transforms:
         add_transform(model, transform, seed=seed)
+    finish(model)
+
+
+def finish(model: Transformer) -> None:
+    """What is left to do once all transforms have been applied."""
+    for transform in model.transforms:
+        transform.finish(model)
     choose_trainable(model)
 
 
@@ -114,7 +140,10 @@ def add_transform(model: Transformer, transform: Transform, *, seed: int) -> Non
     names = (stem, *(f"{stem}_{number}" for number in range(1, len(taken) + 1)))
     transform.name = next(name for name in names if name not in taken)
     before = {name for name, _ in model.named_parameters()}
+    model.transforms.append(transform)  # takes its name
     transform.install(model, seed=seed)
+    model.transforms.remove(transform)  # it may have brought others along, which come before it
+    before.update(*(other.added for other in model.transforms))
     transform.added = tuple(name for name, _ in model.named_parameters() if name not in before)
     model.transforms.append(transform)
 
@@ -122,15 +151,25 @@ def add_transform(model: Transformer, transform: Transform, *, seed: int) -> Non
 def choose_trainable(model: Transformer) -> None:
     """Sets `requires_grad` of every parameter, by what the transforms of the model say."""
     frozen = any(transform.freezes for transform in model.transforms)
-    added = {name for transform in model.transforms for name in transform.added}
+    owners = {name: transform for transform in model.transforms for name in transform.added}
     for name, parameter in model.named_parameters():
-        trains = not frozen or any(transform.trains(name, model) for transform in model.transforms)
-        parameter.requires_grad_(parameter.is_floating_point() and (name in added or trains))
+        owner = owners.get(name)
+        if owner is not None:
+            trains = not owner.frozen
+        else:
+            trains = not frozen or any(transform.trains(name, model) for transform in model.transforms)
+        parameter.requires_grad_(parameter.is_floating_point() and trains)
 
 
 def adapters_of(model: Transformer) -> list[Transform]:
     """The transforms that are stored beside the base."""
     return [transform for transform in model.transforms if transform.adapter]
+
+
+def lr_factors(model: Transformer) -> dict[str, float]:
+    """Factors of the learning rate by name of parameter, where they are not 1."""
+    found = {name: transform.lr_factor(name) for transform in model.transforms for name in transform.added}
+    return {name: factor for name, factor in found.items() if factor != 1.0}
 
 
 def base_names(model: Transformer) -> list[str]:
@@ -144,6 +183,5 @@ def merge_all(model: Transformer, names: Iterable[str] | None = None) -> None:
     wanted = None if names is None else set(names)
     for transform in reversed(list(model.transforms)):
         if wanted is None or transform.name in wanted:
-            if transform.adapter:
-                transform.merge(model)
+            transform.merge(model)
             model.transforms.remove(transform)

@@ -146,6 +146,7 @@ class Transformer(Stack):
 
     encoder: the stack that reads the sources of an encoder-decoder; it shares the embedding.
     transforms: what was applied to it, in order. base: the model folder that its adapters belong to.
+    invented: names of parameters that are random although the model was read from a folder: those of a new head.
     balance: after a forward pass of a mixture of experts, how unequally busy the experts were (1: equally); a scalar.
     """
 
@@ -161,6 +162,7 @@ class Transformer(Stack):
         self.balance: Tensor | None = None
         self.transforms: list[Transform] = []
         self.base: Base | None = None
+        self.invented: list[str] = []
         self.tie()
 
     def tie(self) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from trivium.config import StrictModel
 from trivium.lazy import torch
-from trivium.optim.groups import decay_groups
+from trivium.optim.groups import decay_groups, fusible
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,19 +36,27 @@ class AdamW:
         """Added to the denominator."""
         weight_decay: float = Field(0.1, ge=0)
         """Decoupled decay of matrices and embeddings."""
+        amsgrad: bool = False
+        """Divide by the largest mean of the squared gradient so far (Reddi et al. 2018, arXiv 1904.09237)."""
         fused: bool = True
         """One kernel for the whole update where torch has it; otherwise torch's loop over tensors."""
 
     def __init__(self, config: AdamW.Config) -> None:
         self.config = config
 
+    def state_bytes(self, each: int, hidden: float) -> float:
+        """Bytes of state for each parameter."""
+        return each * (3 if self.config.amsgrad else 2)
+
     def build(self, named: Iterable[tuple[str, nn.Parameter]], *, lr: float) -> Optimizer:
         """The optimiser for these named parameters."""
         config = self.config
         groups = decay_groups(named, config.weight_decay)
-        fused = config.fused and all(
-            parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
-            for group in groups
-            for parameter in group["params"]
+        return torch.optim.AdamW(
+            groups,
+            lr=lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            amsgrad=config.amsgrad,
+            fused=config.fused and fusible(groups),
         )
-        return torch.optim.AdamW(groups, lr=lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused)

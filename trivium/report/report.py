@@ -56,6 +56,7 @@ def _page(record: Record) -> bytes:
             _split(name, split) for name, split in list(record.data.items())[:SPLITS] if isinstance(split, dict)
         ],
         "differences": _differences(record),
+        "groups": _groups(record),
         "lineage": lineage,
         "no_lineage": no_lineage,
         "forecast": forecast,
@@ -171,7 +172,7 @@ def _account(split: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "kept": "kept",
         "dropped": "dropped",
         "quarantined": "set aside as malformed",
-        "skipped_files": "files left out",
+        "skipped": "passed over in reading",
         "formats": "recognised as",
         "difficulty": "difficulty of a sample",
         "cut_documents": "documents cut into several sequences",
@@ -191,6 +192,21 @@ def _differences(record: Record) -> list[tuple[str, ...]]:
     for key, pair in record.differences.items():
         value, default = pair if isinstance(pair, list) and len(pair) == 2 else (pair, None)
         rows.append((key, _plain(value), "" if default is None else _plain(default)))
+    return _first(rows)
+
+
+def _groups(record: Record) -> list[tuple[str, ...]]:
+    """For each part of the model that trains: learning rate, weight decay, and how many parameters."""
+    found = record.groups.get("groups")
+    rows: list[tuple[str, ...]] = [
+        (
+            str(row.get("part", "")),
+            *(_plain(row.get(name)) for name in ("lr", "lr_factor", "weight_decay")),
+            f"{row['parameters']:,}" if is_number(row.get("parameters")) else "",
+        )
+        for row in (found if isinstance(found, list) else [])
+        if isinstance(row, dict)
+    ]
     return _first(rows)
 
 

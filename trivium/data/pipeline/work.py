@@ -100,7 +100,7 @@ class Job:
 
 def run_task(job: Job, task: Mapping[str, Any], emit: Emit) -> Any:
     """Does one task; the same result however often it was begun. `emit` is told about each part."""
-    with busy(Path(job.folder)):
+    with busy(Path(job.folder), key=job.key):
         if task["do"] == "read":
             return _read(job, Unit.from_json(task["unit"]), task["name"], emit)
         if task["do"] == "decide":

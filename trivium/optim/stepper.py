@@ -1,0 +1,116 @@
+"""A torch optimiser around the update rule of a component: it keeps the state and hands over lists of tensors.
+
+A rule changes all tensors of a list by a few kernels (`torch._foreach_*`), which on a GPU saves launches. The list is
+cut into pieces, so that what a rule computes in between stays small, and on a CPU in its cache.
+
+Weights may be sharded (FSDP2): what a rule does to each number alone needs no care; norms and means need `whole`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from trivium.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+PIECE = {"cpu": 1 << 20, "cuda": 1 << 27}
+"""Numbers of one piece of the list, about."""
+
+State = dict[str, Any]
+
+
+class Rule(Protocol):
+    """An update rule: a component that says how its state begins, and what one update does."""
+
+    def start(self, parameter: Tensor) -> State:
+        """The state of a parameter before its first update."""
+        ...
+
+    def update(
+        self, parameters: list[Tensor], gradients: list[Tensor], states: list[State], group: dict[str, Any]
+    ) -> None:
+        """Changes parameters and states in place; `lr` and the rest of the settings are in the group.
+
+        A rule with a method `average(parameter, state)` trains other weights than those to use: the average.
+        """
+        ...
+
+
+def make_stepper(rule: Rule, groups: list[dict[str, Any]], *, lr: float) -> Optimizer:
+    """The optimiser of a rule; `state[parameter]["step"]` counts the updates of each parameter from 1."""
+    made: Optimizer = _stepper()(rule, groups, lr)
+    return made
+
+
+@cache
+def _stepper() -> Any:
+    """The class, made when torch is there."""
+
+    class Stepper(torch.optim.Optimizer):
+        def __init__(self, rule: Rule, groups: list[dict[str, Any]], lr: float) -> None:
+            super().__init__(groups, {"lr": lr})
+            self.rule = rule
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            """One update of everything that has a gradient."""
+            for group in self.param_groups:
+                for parameters in pieces([p for p in group["params"] if p.grad is not None]):
+                    for parameter in parameters:
+                        state = self.state[parameter]
+                        if not state:
+                            state.update(step=0, **self.rule.start(parameter))
+                        state["step"] += 1
+                    gradients = [parameter.grad for parameter in parameters]
+                    self.rule.update(list(parameters), gradients, [self.state[p] for p in parameters], group)  # type: ignore[arg-type]
+
+        @property
+        def averaging(self) -> bool:
+            """Whether the rule trains other weights than those to use."""
+            return hasattr(self.rule, "average")
+
+        def averages(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+            """The weights to use."""
+            for parameter, state in self.state.items():
+                yield parameter, self.rule.average(parameter, state)  # type: ignore[attr-defined, misc]
+
+    return Stepper
+
+
+def pieces(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """The list in pieces, in order, each of one data type on one device."""
+    piece: list[nn.Parameter] = []
+    size = 0
+    for parameter in parameters:
+        most = PIECE.get(parameter.device.type, PIECE["cuda"])
+        other = piece and (piece[0].device, piece[0].dtype) != (parameter.device, parameter.dtype)
+        if piece and (other or size + parameter.numel() > most):
+            yield piece
+            piece, size = [], 0
+        piece.append(parameter)
+        size += parameter.numel()
+    if piece:
+        yield piece
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a sharded tensor; a collective call there, and nothing elsewhere."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """This rank's part of a whole tensor that all ranks have, laid out like `pattern`."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    if not isinstance(pattern, DTensor):
+        return tensor
+    mesh = pattern.device_mesh
+    replicated = DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return replicated.redistribute(mesh, pattern.placements)
