@@ -1,18 +1,19 @@
 """Supervised fine-tuning on chats of mixed lengths on the CPU: our whole trainer against TRL's SFTTrainer.
 
-    python benchmarks/sft.py --pairs 3 --steps 16 [--large] [--lora] [--peers padding_free packing] [--out FILE]
+    python benchmarks/sft.py --pairs 3 --steps 12 [--large] [--lora] [--peers padding_free packing] [--out FILE]
 
 Both sides train the same model folder on the same 1000 conversations of Alpaca (`alpaca_1k`), the answers only, about
-4096 tokens in an update, fp32, AdamW, with logging at every step and a checkpoint in the run. The model is llama-style
-with 10.5M parameters (width 256, 8 layers, vocabulary 8192), with --large a GPT-2 (width 768, 12 layers, vocabulary
-50304); --lora trains adapters of rank 16 in all linear layers, through PEFT on their side. Ours packs conversations
-without letting them see each other. TRL (bfloat16 and gradient checkpointing, its defaults, are slower here and off):
+4096 tokens in an update (ours in parts of two rows), fp32, AdamW, with logging at every step and a checkpoint in the
+run. The model is llama-style with 10.5M parameters (width 256, 8 layers, vocabulary 8192), with --large a GPT-2 (width
+768, 12 layers, vocabulary 50304); --lora trains adapters of rank 16 in all linear layers, through PEFT on their side.
+Ours packs conversations without letting them see each other. TRL (bfloat16 and gradient checkpointing, its defaults,
+are slower here and off):
 
-    padded        20 conversations, padded to the longest
-    grouped       the same, with batches of conversations of similar length
-    padding_free  20 conversations in one sequence with a block-diagonal mask
-    accumulated   the same in 5 parts of 4, since the mask costs the square of the part
+    padding_free  3 parts of 8 conversations (its default batch), each in one sequence with a block-diagonal mask
+    small_parts   the same with 6 parts of 4, since the mask costs the square of a part: its best setting here
     packing       its rows of 1024 tokens (best fit decreasing), 4 in an update
+    padded        6 parts of 4 conversations, padded to the longest
+    grouped       the same, with conversations of similar length in a part
 
 Counted are real tokens, not padding; see `sides.py` for how the sides take turns. Needs trl (and peft for --lora).
 """
@@ -27,11 +28,11 @@ from typing import Any
 from books import DATA
 from sides import THREADS, Measured, our_run, take_turns, their_run
 
-PEERS = ("padding_free", "accumulated", "packing", "padded", "grouped")
+PEERS = ("padding_free", "small_parts", "packing", "padded", "grouped")
 LARGE, LORA = "--large" in sys.argv, "--lora" in sys.argv
 SEQUENCE, ROWS = 1024, 4
-CONVERSATIONS = 20
-"""About as many as fill ROWS rows: 205 tokens each on average."""
+PARTS = {"padding_free": (3, 8), "packing": (1, ROWS)}
+"""Parts of an update, and conversations or rows in one."""
 SMALL = {"preset": "llama-10m", "max_positions": SEQUENCE}
 GPT2 = {"preset": "gpt2", "vocab_size": 50304}
 RANK = {"rank": 16, "alpha": 32}
@@ -81,7 +82,7 @@ def measure(side: str, folder: Path, steps: int) -> Measured:
         model={"path": str(folder / "model")},
         transforms=[{"name": "lora", "target": "all-linear", **RANK}] if LORA else [],
         data={"train": str(folder / "train.jsonl"), "sequence_length": SEQUENCE},
-        train={"batch_size": ROWS},
+        train={"batch_size": ROWS, "micro_batch_size": 2},
     )
 
 
@@ -94,10 +95,10 @@ def theirs(folder: Path, steps: int, setting: str) -> Measured:
 
     torch.set_num_threads(THREADS)
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-    parts = 5 if setting == "accumulated" else 1
+    parts, batch = PARTS.get(setting, (6, 4))
     settings: dict[str, Any] = {
         "padding_free": {"padding_free": True, "max_length": None},
-        "accumulated": {"padding_free": True, "max_length": None, "gradient_accumulation_steps": parts},
+        "small_parts": {"padding_free": True, "max_length": None},
         "packing": {"packing": True, "max_length": SEQUENCE},
         "padded": {"max_length": SEQUENCE},
         "grouped": {"max_length": SEQUENCE, "train_sampling_strategy": "group_by_length"},
@@ -116,7 +117,8 @@ def theirs(folder: Path, steps: int, setting: str) -> Measured:
         arguments=SFTConfig,
         model=AutoModelForCausalLM.from_pretrained(folder / "model", attn_implementation="sdpa", dtype=torch.float32),
         rows=Dataset.from_list(rows),
-        batch=ROWS if setting == "packing" else CONVERSATIONS // parts,
+        batch=batch,
+        gradient_accumulation_steps=parts,
         count=lambda sample: len(sample["input_ids"]),
         extra=extra,
         remove_unused_columns=True,

@@ -52,8 +52,10 @@ class SupervisedFineTuning(Method):
 
     def weights(self, batch: Batch) -> Mapping[str, float]:
         """Trained tokens, and the sum of their weights where they have any."""
-        weighted = {"weights": float(batch.fields["weights"].sum(dtype=torch.float64))} if "weights" in batch.fields else {}
-        return {**super().weights(batch), **weighted}
+        counts = dict(super().weights(batch))
+        if "weights" in batch.fields:
+            counts["weights"] = float(batch.fields["weights"].sum(dtype=torch.float64))
+        return counts
 
     def loss(self, batch: Batch) -> Terms:
         """Negative log-likelihood of every answer token, and what is reported beside it."""
