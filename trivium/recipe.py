@@ -129,6 +129,8 @@ class LabelSettings(StrictModel):
     """Words of several tokens: all of them carry the tag of the word, not only the first."""
     stride: int = Field(128, ge=0)
     """Tokens that neighbouring windows of a long context share (question answering)."""
+    balanced: bool = False
+    """Training draws every label equally often, however many rows have it (texts with one label)."""
 
 
 class PairSettings(StrictModel):
@@ -151,6 +153,27 @@ class ChatSettings(StrictModel):
     """All answers; the last ones (after the last message of the user); each as a sample of its own; or named roles."""
     prompt_loss_weight: float = Field(0.0, ge=0, le=1)
     """How much a token that is not trained otherwise counts in the loss, beside 1 for those of answers."""
+
+
+class SimilarSettings(StrictModel):
+    """How rows of texts that belong together are read: an anchor, its positive, negatives or a score."""
+
+    anchor: str | None = None
+    """Column of the anchor, or of the only text; default: anchor, query, question, sentence1, text, ..."""
+    positive: str | None = None
+    """Column of the text that belongs to the anchor; default: positive, passage, answer, sentence2, ..."""
+    negative: str | list[str] | None = None
+    """Columns of texts that do not belong to it; default: negative, negatives, negative_1, ..., where there are any."""
+    score: str | None = None
+    """Column that says how alike both texts are; default: score, similarity or label of two sentences."""
+    score_max: float = Field(1.0, gt=0)
+    """The score of texts that mean the same; scores are divided by it."""
+    text_length: int | None = Field(None, ge=8)
+    """Longest text in tokens, with its prefix; default: what the row, which all its texts share, has room for."""
+    query_prefix: str = ""
+    """Text put in front of each anchor, and of both texts where neither is a passage; kept in the model folder."""
+    passage_prefix: str = ""
+    """Text put in front of positives and negatives; kept in the model folder."""
 
 
 class CurriculumSettings(StrictModel):
@@ -228,6 +251,8 @@ class DataSection(StrictModel):
     """How rows of pairs are read."""
     chat: ChatSettings = Field(default_factory=ChatSettings)
     """How conversations are read, and which of their tokens are trained."""
+    similar: SimilarSettings = Field(default_factory=SimilarSettings)
+    """How rows of texts that belong together are read."""
     mixture: MixtureSettings = Field(default_factory=MixtureSettings)
     """How the sources share the run, beside their weights, token budgets and limits."""
     curriculum: CurriculumSettings | None = None

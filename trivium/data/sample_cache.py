@@ -40,7 +40,7 @@ def collect_on_disk(
         "sources": [fingerprint(source) for source in sources],
         "tokenizer": tokenizer.fingerprint(),
         "settings": settings.model_dump(
-            include={"sequence_length", "truncation", "on_error", "max_untrained", "pairs", "chat"}
+            include={"sequence_length", "truncation", "on_error", "max_untrained", "pairs", "chat", "similar"}
         ),
     }
     target = cache / f"samples-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]}"
