@@ -109,9 +109,8 @@ def test_blocks_are_released_from_the_top(changed: Changed, monkeypatch: pytest.
     recipe = changed({"name": "trainable", "unfreeze_every": 2}, checkpoint_every=1, keep_checkpoints=8)
     run = tv.train(recipe)
     weights = [load_model(recipe["model"]["path"]).state_dict()]
-    weights += [
-        load_model(run.folder / "checkpoints" / f"step-{step:08d}" / "model").state_dict() for step in range(1, 7)
-    ]
+    saved = [run.folder / "checkpoints" / f"step-{step:08d}" / "model" for step in range(1, 7)]
+    weights += [load_model(folder).state_dict() for folder in saved]
 
     def moved(step: int) -> set[str]:
         before, after = weights[step - 1], weights[step]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,7 +40,7 @@ class Features:
         with torch.no_grad():
             for batch in batches:
                 batch = method.prepare(batch.to(device))
-                found = role(batch, lambda hidden, head, layout=batch.layout: pool(hidden, layout, head.pooling))
+                found = role(batch, partial(_pooled, layout=batch.layout))
                 fresh = []
                 for at, key in enumerate(keys(batch)):
                     if key not in self._rows:  # a text that comes again has its features already
@@ -54,6 +55,10 @@ class Features:
         assert self._all is not None
         rows = torch.tensor([self._rows[key] for key in keys(batch)], device=self._all.device)
         return self._all[rows]
+
+
+def _pooled(hidden: Tensor, head: Any, layout: Layout) -> Tensor:
+    return pool(hidden, layout, head.pooling)
 
 
 class PooledHead:
