@@ -110,6 +110,9 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     feed = LoaderFeed(loader, Progression(), recipe.data.prefetch)
     trainer = make_trainer(resolved, method, roles, feed, tokenizer, total, device=device, processes=processes)
     warning = slow_precision(recipe.train.precision, device)
+    if any(getattr(chosen.config, "cached_features", False) for chosen in resolved.transforms):
+        splits = [data for data in (train_data, validation_data) if data is not None]
+        started.append(cache_features(recipe, method, splits, device, processes))
     return Session(
         resolved=resolved,
         processes=processes,
@@ -126,6 +129,28 @@ def open_session(resolved: ResolvedRecipe) -> Session:
         machine=machine,
         notes=[*tokenizer.messages, *said_of_sealed(train_data), *started, *([warning] if warning else [])],
     )
+
+
+def cache_features(
+    recipe: Recipe, method: Method, splits: list[Dataset], device: torch.device, processes: Processes
+) -> str:
+    """Runs the frozen body once over all texts, for a head that trains on what it says; a note about it."""
+    from trivium.core.features import Features
+
+    policy = method.policy
+    if policy.module.config.head != "sequence":
+        raise ConfigError(
+            "features are cached for heads that give labels to whole texts",
+            where="transforms",
+            value=f"method: {recipe.method.get('name')}",
+            fix="use the method classification, or delete cached_features",
+        )
+    features = Features()
+    for data in splits:
+        loader = make_loader(recipe, method, data, processes)
+        features.fill(policy, method, loader.evaluation(), device)
+    policy.features = features
+    return f"the features of {len(features):,} texts are cached: the body runs no more"
 
 
 def make_trainer(
