@@ -17,6 +17,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from sides import validations
+
 CHILDREN = 16
 VARIANTS = {
     "none": [],
@@ -92,8 +94,7 @@ def accuracy(folder: Path, data: Path, variant: str, seed: int, *, rows: int, st
             },
         }
     )
-    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").open()]
-    return float([line for line in lines if line["kind"] == "validation"][-1]["accuracy"])
+    return float(validations(run)[-1]["accuracy"])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from sides import validations
+
 ORDERS = ("none", "easy_first", "hard_first", "random")
 
 
@@ -95,8 +97,7 @@ def curve(folder: Path, order: str, scorer: str, seed: int, steps: int) -> list[
             },
         }
     )
-    lines = map(json.loads, (run.folder / "metrics.jsonl").open())
-    found = [(line["step"], line["bits_per_byte"]) for line in lines if line["kind"] == "validation"]
+    found = [(line["step"], line["bits_per_byte"]) for line in validations(run)]
     return [pair for pair in found if pair[0] in (steps // 4, steps // 2, steps)]
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from books import DATA, write_books
+from sides import validations
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
 SHAPE = {"vocab_size": 8192, "max_positions": 256, "num_layers": 2}
@@ -66,10 +67,9 @@ def pretrain(folder: Path, steps: int) -> dict[str, float]:
             },
         }
     )
-    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     timings = [json.loads(line)["seconds"] for line in (run.folder / "timings.jsonl").read_text().splitlines()]
-    validations = [line["loss"] for line in lines if line["kind"] == "validation"]
-    return {"first": validations[0], "last": validations[-1], "seconds": sum(timings)}
+    losses = [line["loss"] for line in validations(run)]
+    return {"first": losses[0], "last": losses[-1], "seconds": sum(timings)}
 
 
 def tune(folder: Path, start: str, *, seed: int, lr: float, epochs: int) -> Path:

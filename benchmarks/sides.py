@@ -1,4 +1,4 @@
-"""What the benchmarks of training share: one run of ours, one of the transformers Trainer, and taking turns.
+"""What benchmarks of training share: a run of ours, one of the transformers Trainer, what it measured, taking turns.
 
 Each measurement is a process of its own, the same script called with --side; the figure is the ratio of the medians
 of tokens per second, counted over the steps after warm-up.
@@ -109,6 +109,12 @@ def their_run(
         "tokens": sum(tokens[WARMUP:steps]),
         "loss": result.training_loss,
     }
+
+
+def validations(run: Any) -> list[dict[str, Any]]:
+    """What a run of ours measured on held-out data, in order."""
+    lines = map(json.loads, (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line["kind"] == "validation"]
 
 
 def take_turns(

@@ -36,6 +36,7 @@ def refuse_wrong_combinations(resolved: ResolvedRecipe, environment: Mapping[str
         *_rollouts(resolved, environment),
         *_processes(resolved, environment),
         *_numbers(resolved),
+        *_averages(resolved),
         *_without_effect(resolved),
     ]
     raise_first([*missing_things(resolved), *found])
@@ -251,6 +252,19 @@ def _numbers(resolved: ResolvedRecipe) -> Iterator[Problem]:
             yield _problem(resolved, ("data", "sequence_length"), text, fix, data.sequence_length)
 
 
+def _averages(resolved: ResolvedRecipe) -> Iterator[Problem]:
+    """The schedule-free optimisers average the weights themselves, in the place of a schedule."""
+    train = resolved.recipe.train
+    if resolved.optimizer.name != "schedule_free":
+        return
+    if train.schedule != "constant":
+        text = "the schedule-free optimisers need a constant learning rate: their average takes the place of a schedule"
+        yield _problem(resolved, ("train", "schedule"), text, "set train.schedule=constant", train.schedule)
+    if train.ema is not None:
+        text = "schedule_free averages the weights already"
+        yield _problem(resolved, ("train", "ema"), text, "delete train.ema, or choose another train.optimizer")
+
+
 def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
     """A setting that was changed but cannot do anything is refused, never ignored."""
     recipe = resolved.recipe
@@ -263,6 +277,7 @@ def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
         ("train", "validation_batches"): no_validation,
         ("train", "sample_every"): no_samples,
         ("train", "sample_tokens"): no_samples,
+        ("train", "clip_by"): (train.clip is None, "train.clip is null", "set train.clip"),
         ("train", "decay_fraction"): (
             train.schedule != "wsd",
             f"the schedule is {train.schedule}",

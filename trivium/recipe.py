@@ -259,6 +259,27 @@ class GroupSettings(StrictModel):
         return self
 
 
+class EmaSettings(StrictModel):
+    """An exponential moving average of the weights."""
+
+    decay: float = Field(0.999, ge=0, lt=1)
+    """Share of the average that an update keeps."""
+    warmup: bool = True
+    """Keep less at first: (1 + n) / (10 + n) in update n, if that is smaller."""
+    validation: bool = True
+    """Validate and sample with the average."""
+    final: bool = True
+    """Write the average into `final`; checkpoints hold both."""
+
+    @model_validator(mode="after")
+    def _used(self) -> EmaSettings:
+        if not self.validation and not self.final:
+            raise ConfigError(
+                "train.ema is not used: neither for validation nor for final", fix="set train.ema.final=true"
+            )
+        return self
+
+
 class TrainSection(StrictModel):
     """How one run is optimised."""
 
@@ -300,6 +321,10 @@ class TrainSection(StrictModel):
     """`adamw`, or `{name: adamw, weight_decay: 0.1, ...}`."""
     clip: float | None = Field(1.0, gt=0)
     """Largest norm of the whole gradient; null for no clipping."""
+    clip_by: Literal["norm", "value"] = "norm"
+    """Whether `clip` shortens the whole gradient, or cuts each number of it."""
+    ema: EmaSettings | None = None
+    """A moving average of the weights beside those that train; `{}` for the defaults."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of forward and backward; master weights keep model.dtype."""
     compile: Literal["auto", "on", "off"] = "auto"

@@ -157,7 +157,7 @@ def invented_split(documents: int) -> dict[str, Any]:
         "kept": documents,
         "dropped": {"empty text": 12, "near duplicate": 79},
         "formats": {"pydocs": 1},
-        "skipped_files": {},
+        "skipped": {},
         "quarantined": {},
         "packing_efficiency": 0.9621,
         "first_row": {

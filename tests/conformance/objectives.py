@@ -7,6 +7,7 @@ import random
 import tempfile
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -131,7 +132,7 @@ def objective_trainer(
     loader = make_loader(recipe, method, data, processes)
     loader.pad_rows = pad_rows
     feed = LoaderFeed(loader, Progression(), 0)
-    roles = load_roles(recipe, config, method, compiled=False)
+    roles = load_roles(SimpleNamespace(recipe=recipe, transforms=()), config, method, tokenizer(), compiled=False)
     context = Context(
         recipe=recipe,
         tokenizer=tokenizer(),

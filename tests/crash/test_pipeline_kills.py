@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.crash.restarts import run_with_kills, start_python
 from trivium.artifacts.manifest import content_hash
 
 CHILD = """
@@ -27,8 +26,7 @@ STEPS = ["clean", {"name": "minhash", "threshold": 0.6}, "exact", {"name": "spli
 
 
 def start(pipeline: dict) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", CHILD, json.dumps(pipeline)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    return start_python(CHILD, json.dumps(pipeline))
 
 
 def make_corpus(folder: Path) -> Path:
@@ -48,51 +46,20 @@ def make_corpus(folder: Path) -> Path:
     return folder
 
 
-def workers_of(process: int) -> list[int]:
-    """Its child processes."""
-    found = Path(f"/proc/{process}/task/{process}/children")
-    return [int(word) for word in found.read_text().split()] if found.exists() else []
-
-
-def run_with_kills(pipeline: dict, kills: int, draw: random.Random, lifetime: float) -> int:
-    """Start again until it finishes; returns how many processes were killed, in turn the parent and one worker."""
-    killed = 0
-    while True:
-        child = start(pipeline)
-        if killed < kills:
-            try:
-                child.wait(draw.uniform(0.1, lifetime))
-            except subprocess.TimeoutExpired:
-                workers = workers_of(child.pid)
-                if killed % 2 and workers:
-                    os.kill(draw.choice(workers), signal.SIGKILL)  # the parent replaces it and goes on
-                    killed += 1
-                    time.sleep(0.2)
-                child.kill()
-                child.communicate()
-                killed += 1
-                continue
-        output = child.communicate()[0]
-        assert child.returncode == 0
-        assert b"finished" in output
-        return killed
-
-
 def experiment(folder: Path, kills: int) -> dict[int, int]:
     """Kills by number of workers; asserts that nothing ever differs."""
     corpus = make_corpus(folder / "corpus")
     pipeline = {"output": str(folder / "calm"), "sources": [str(corpus)], "steps": STEPS, "workers": 1}
     began = time.perf_counter()
-    assert run_with_kills(pipeline, 0, random.Random(0), 0) == 0
+    assert run_with_kills(partial(start, pipeline), 0, random.Random(0), 0) == 0
     lifetime = 1.2 * (time.perf_counter() - began)
     wanted = content_hash(folder / "calm")
     found = dict.fromkeys((1, 2, 4), 0)
     for number in range(10_000):
         workers = (1, 2, 4)[number % 3]
         output = folder / f"work{number}"
-        killed = run_with_kills(
-            {**pipeline, "output": str(output), "workers": workers}, 4 + number, random.Random(number), lifetime
-        )
+        given = {**pipeline, "output": str(output), "workers": workers}
+        killed = run_with_kills(partial(start, given), 4 + number, random.Random(number), lifetime)
         assert content_hash(output) == wanted
         assert not [path for path in folder.iterdir() if path.name.startswith(f".work{number}.")]
         found[workers] += killed

@@ -14,7 +14,9 @@ from tests.conformance.harness import make_trainer
 from tests.conformance.test_loop import METHODS
 from tests.distributed.processes import run_ranks
 from trivium import registry
+from trivium.core.average import MovingAverage
 from trivium.core.distributed import Processes
+from trivium.recipe import EmaSettings
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
 
@@ -30,17 +32,30 @@ def train(name: str, engine: str, processes: Processes) -> dict[str, Any]:
     def fresh() -> Any:
         optimizer = cls(cls.Config())
         settings = {"micro_rows": 2, "steps": 6, "schedule": "constant", **GROUPS}
-        return make_trainer(METHODS["clm"](), engine=engine, processes=processes, optimizer=optimizer, **settings)
+        settings.update(clip=0.05, clip_by="value" if name == "adam" else "norm")
+        trainer = make_trainer(METHODS["clm"](), engine=engine, processes=processes, optimizer=optimizer, **settings)
+        if name == "adamw":
+            average = MovingAverage(EmaSettings(), trainer.engine)
+            trainer.state.register("ema", average)
+            trainer.callbacks.append(average)
+        return trainer
 
     first = fresh()
     first.fit(until=3)
     second = fresh()
-    second.engine.load_weights("policy", first.engine.weights("policy"))
+    with first.engine.averaged("checkpoint"):
+        model = {key: tensor.clone() for key, tensor in first.engine.weights("policy").items()}
+    second.engine.load_weights("policy", model)
     second.engine.load_optimizer_state("policy", first.engine.optimizer_state("policy"))
     second.state.load_state_dict(first.state.state_dict())
     second.fit()
-    slots = second.engine.optimizer_state("policy")["slots"]
-    return {"weights": second.engine.weights("policy"), "slots": slots}
+    engine_ = second.engine
+    loss = engine_.evaluate(second.context.feed.batches())["loss"]
+    slots = engine_.optimizer_state("policy")["slots"]
+    training = engine_.weights("policy")
+    with engine_.averaged("final"):
+        final = {key: tensor.clone() for key, tensor in engine_.weights("policy").items()}
+    return {"weights": training, "slots": slots, "final": final, "loss": loss}
 
 
 def train_all(processes: Processes) -> dict[str, Any]:
@@ -59,8 +74,10 @@ def test_two_ranks_end_where_one_does(results: list[dict[str, Any]], engine: str
     expected = train(name, "single", Processes())
     for rank in results:
         ours = rank[f"{engine} {name}"]
-        for key, tensor in expected["weights"].items():
-            torch.testing.assert_close(ours["weights"][key], tensor, rtol=1e-7, atol=1e-9)
+        assert ours["loss"] == pytest.approx(expected["loss"], rel=1e-9)
+        for kind in ("weights", "final"):
+            for key, tensor in expected[kind].items():
+                torch.testing.assert_close(ours[kind][key], tensor, rtol=1e-7, atol=1e-9)
         assert ours["slots"].keys() == expected["slots"].keys()
         for key, slots in expected["slots"].items():
             for slot, value in slots.items():

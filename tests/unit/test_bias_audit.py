@@ -62,8 +62,9 @@ def test_a_group_that_loses_more_is_flagged(tmp_path: Path) -> None:
     assert found.low < 0.5 < found.high and found.difference_low < 0.3 < found.difference_high
     assert found.documents == sum("muslim" in row["text"] for row in corpus())
     assert row_of(result, "disabled people").flag == ""
-    assert [row.name for row in result.rows if row.flag == "more"] == ["Muslims"]
-    assert result.documents == 900 and result.lost == sum(row.lost for row in result.rows if row.kind == "topic")
+    flagged = [row.name for row in result.rows if row.flag == "more" and row.kind == "group"]
+    assert flagged == ["Muslims"]  # a topic may follow its words
+    assert result.documents == 900 and result.lost == sum(row.lost for row in result.rows if row.kind == "language")
 
 
 def test_chance_is_not_flagged(tmp_path: Path) -> None:

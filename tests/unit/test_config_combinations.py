@@ -74,6 +74,17 @@ CASES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
     ),
     "part larger than the whole": (["train.micro_batch_size=9"], {}, ["larger than train.batch_size (8)", "9"]),
     "warm-up longer than the run": (["train.warmup_steps=101"], {}, ["larger than the run of 100 steps"]),
+    "schedule of a schedule-free optimiser": (
+        ["train.optimizer=schedule_free"],
+        {},
+        ["need a constant learning rate", "set train.schedule=constant"],
+    ),
+    "average of an average": (
+        ["train.optimizer=schedule_free", "train.schedule=constant", "train.ema={}"],
+        {},
+        ["averages the weights already", "delete train.ema"],
+    ),
+    "clipping by value of nothing": (["train.clip=null", "train.clip_by=value"], {}, ["clip_by has no effect"]),
     "power of a cosine": (["train.schedule_power=2"], {}, ["schedule_power has no effect", "polynomial"]),
     "cycles of a cosine": (["train.schedule_cycles=3"], {}, ["schedule_cycles has no effect", "cosine_restarts"]),
     "decay of a cosine": (["train.decay_shape=sqrt"], {}, ["decay_shape has no effect", "wsd"]),

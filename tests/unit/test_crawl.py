@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import io
 import itertools
 import json
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.unit.crawl_site import Answer, Site, page, serve, tree
+from trivium.cli.data_crawl import crawl as command
 from trivium.data.crawl.crawler import LOG, Crawl, crawl
 from trivium.data.crawl.fetching import retry_after
 from trivium.data.crawl.links import of_page, of_sitemap
@@ -45,6 +47,16 @@ def documents(out: Path, intake: Intake | None = None):
 
 def paths(out: Path) -> list[str]:
     return sorted("/" + str(document.meta["url"]).split("/", 3)[3] for document in documents(out))
+
+
+def test_the_command_has_the_defaults_of_the_settings() -> None:
+    settings = CrawlSettings()
+    different = {"start", "output", "domain", "as_json"}
+    defaults = {name: one.default for name, one in inspect.signature(command).parameters.items()}
+    assert defaults["domain"] is None and settings.domains == []
+    for name in defaults.keys() - different:
+        assert (defaults[name] or None) == (getattr(settings, name) or None), name
+    assert defaults.keys() - different | {"domains"} == settings.model_dump().keys()
 
 
 def test_a_whole_site(site: Site, tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.crash.restarts import run_with_kills, start_python
 from trivium.artifacts.manifest import content_hash
 from trivium.tokenizers.train import train_bpe
 
@@ -30,11 +30,6 @@ found = shards.tokenise_on_disk(
 )
 print("finished", len(found.shards))
 """
-
-
-def start(corpus: Path, tokenizer: Path, work: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", CHILD, corpus, tokenizer, work]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
 
 
 def hashes(work: Path) -> dict[str, str]:
@@ -58,35 +53,19 @@ def inputs(tmp_path):
     return corpus, tmp_path / "tokenizer"
 
 
-def run_with_kills(inputs, work: Path, kills: int) -> int:
-    """Start again until it finishes; returns how often it was killed. Later starts live longer."""
-    draw = random.Random(kills)
-    killed = 0
-    for attempt in range(1000):
-        child = start(*inputs, work)
-        time.sleep(draw.uniform(0.2, 1.0 + 0.1 * attempt) if killed < kills else 0)
-        if killed < kills and child.poll() is None:
-            child.kill()
-            child.communicate()
-            killed += 1
-            continue
-        output = child.communicate()[0]
-        assert child.returncode == 0
-        assert b"finished" in output
-        return killed
-    raise AssertionError("it never finished")
-
-
 @pytest.mark.slow
 @pytest.mark.crash
 @pytest.mark.timeout(1200)
 def test_a_hundred_kills_leave_the_same_files(inputs, tmp_path):
-    run_with_kills(inputs, tmp_path / "whole", 0)
+    began = time.perf_counter()
+    run_with_kills(partial(start_python, CHILD, *inputs, tmp_path / "whole"), 0, random.Random(0), 0)
+    lifetime = 1.2 * (time.perf_counter() - began)
     wanted = hashes(tmp_path / "whole")
     killed = 0
     for run in range(1000):
         work = tmp_path / f"work{run}"
-        killed += run_with_kills(inputs, work, 5 + run)
+        draw = random.Random(run)
+        killed += run_with_kills(partial(start_python, CHILD, *inputs, work), 5 + run, draw, lifetime)
         assert hashes(work) == wanted
         assert [path.name for path in work.rglob(".*") if path.name not in wanted] == []
         if killed >= 100:

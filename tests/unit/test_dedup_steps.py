@@ -131,6 +131,13 @@ def test_exact(tmp_path):
     assert kept(run(Exact(Exact.Config(compare="normalised")), given, tmp_path)) == ["d0", "d1"]
 
 
+def test_marks_of_letters_tell_texts_apart_and_their_form_does_not(tmp_path):
+    given = documents(
+        "\u0915\u093f", "\u0915\u0940", "\u0915", "caf\u00e9", "Cafe\u0301!", "cafe", "a\u2764\ufe0f", "a"
+    )
+    assert kept(run(Exact(Exact.Config(compare="normalised")), given, tmp_path)) == ["d0", "d1", "d2", "d3", "d5", "d6"]
+
+
 def test_which_one_stays(tmp_path):
     given = documents("a b", "A b!", "a, b...", "c", score=[0.1, None, 0.9, 1])
     config = {"compare": "normalised"}

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from trivium import registry
+from trivium.optim.schedule import learning_rate
+from trivium.recipe import TrainSection
 
 STEPS = 12
 Weights = dict[str, torch.Tensor]
@@ -34,7 +36,7 @@ def gradients(dtype: torch.dtype = torch.float64) -> Iterator[list[torch.Tensor]
 
 def rate(step: int) -> float:
     """A learning rate that changes."""
-    return 0.1 / (1 + step % 4)
+    return 0.1 / (4 - step % 4)
 
 
 def build(name: str, **settings: Any) -> Any:
@@ -48,7 +50,7 @@ def walk(named: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, st
         for parameter, gradient in zip(named.values(), grads, strict=True):
             parameter.grad = gradient
         for group in optimizer.param_groups:
-            group["lr"] = rate(step)
+            group["lr"] = rate(step) * group.get("lr_factor", 1.0)
         optimizer.step()
     return {name: parameter.detach() for name, parameter in named.items()}
 
@@ -159,10 +161,131 @@ def test_lion_is_the_paper_s() -> None:
         numpy.testing.assert_allclose(ours[place].numpy(), w, rtol=1e-12)
 
 
+ADAFACTOR = [{}, {"relative": False, "clip": 0.3}, {"decay_power": 0.5, "beta1": 0.7}, {"scale_floor": 2.0}]
+
+
+@pytest.mark.parametrize("settings", ADAFACTOR, ids=str)
+def test_adafactor_is_that_of_transformers(settings: dict[str, Any]) -> None:
+    optimization = pytest.importorskip("transformers.optimization")
+    named = weights()
+    theirs = optimization.Adafactor(
+        named.values(),
+        lr=0.1,
+        eps=(1e-30, settings.get("scale_floor", 1e-3)),
+        clip_threshold=settings.get("clip", 1.0),
+        decay_rate=-settings.get("decay_power", 0.8),
+        beta1=settings.get("beta1"),
+        scale_parameter=settings.get("relative", True),
+        relative_step=False,
+    )
+    expected = walk(named, theirs)
+    numpy.testing.assert_allclose(numbers(trained("adafactor", **settings)), numbers(expected), rtol=1e-7)
+
+
+def test_the_relative_step_of_adafactor_is_a_schedule() -> None:
+    """10 000 updates of warm-up to 1e-2, then one over the square root, as transformers has it in its optimiser."""
+    optimization = pytest.importorskip("transformers.optimization")
+    theirs = optimization.Adafactor([nn.Parameter(torch.ones(1))], relative_step=True, warmup_init=True, lr=None)
+    settings = TrainSection.model_validate(
+        {"steps": 30000, "lr": 1e-2, "schedule": "inverse_sqrt", "warmup_steps": 10000, "min_lr_ratio": 0}
+    )
+    group = {**theirs.param_groups[0], "scale_parameter": False}
+    for step in (0, 1, 99, 9998, 9999, 10000, 12345, 29999):
+        ours = learning_rate(step, settings, 30000)
+        assert ours == pytest.approx(theirs._get_lr(group, {"step": step + 1, "RMS": 1.0}), rel=1e-9)
+
+
+@pytest.mark.parametrize("settings", [{}, {"nesterov": False}, {"momentum": 0.5, "newton_schulz_steps": 3}], ids=str)
+@pytest.mark.parametrize("scale", ["rms", "spectral"])
+def test_muon_is_torch_s_for_hidden_matrices_and_adamw_for_the_rest(settings: dict[str, Any], scale: str) -> None:
+    """Torch's polynomial is in bfloat16, so ours is asked for that too."""
+    named = weights(torch.float32)
+    matrix, vector = named.values()
+    muon = torch.optim.Muon(
+        [matrix],
+        lr=0.1,
+        weight_decay=0.1,
+        momentum=settings.get("momentum", 0.95),
+        nesterov=settings.get("nesterov", True),
+        ns_steps=settings.get("newton_schulz_steps", 5),
+        adjust_lr_fn="match_rms_adamw" if scale == "rms" else "original",
+    )
+    adamw = torch.optim.AdamW([vector], lr=0.1, betas=(0.9, 0.95), weight_decay=0.0)
+    for step, grads in enumerate(gradients(torch.float32)):
+        for parameter, gradient, optimizer in zip((matrix, vector), grads, (muon, adamw), strict=True):
+            parameter.grad = gradient
+            optimizer.param_groups[0]["lr"] = rate(step)
+            optimizer.step()
+    ours = trained("muon", dtype=torch.float32, arithmetic="bfloat16", scale=scale, **settings)
+    ours_matrix, ours_vector = ours.values()
+    numpy.testing.assert_allclose(ours_vector, vector.detach(), rtol=1e-5)
+    moved = (matrix.detach() - next(iter(weights(torch.float32).values())).detach()).norm()
+    assert (ours_matrix - matrix.detach()).norm() < 0.01 * moved
+
+
+def test_muon_makes_steps_orthogonal_in_full_arithmetic() -> None:
+    rule = build("muon", newton_schulz_steps=5)
+    for shape in ((3, 7, 7), (2, 5, 9), (2, 9, 5)):
+        values = torch.linalg.svdvals(rule.orthogonal(torch.randn(shape, dtype=torch.float64)))
+        assert values.min() > 0.3 and values.max() < 1.3
+    assert rule.orthogonal(torch.zeros(1, 2, 3)).abs().max() == 0
+
+
+def test_muon_s_adamw_has_a_learning_rate_of_its_own() -> None:
+    named = weights()
+    made = build("muon", adamw_lr=0.01).build(named.items(), lr=0.1)
+    assert [group.get("lr_factor") for group in made.param_groups] == [None, pytest.approx(0.1)]
+
+
+SCHEDULE_FREE = [
+    {},
+    {"beta": 0.8, "beta2": 0.9, "eps": 1e-2, "weight_decay": 0.3},
+    {"r": 2.0},
+    {"lr_power": 1.0},
+    {"variant": "sgd"},
+    {"variant": "sgd", "beta": 0.95, "weight_decay": 0.3},
+]
+
+
+@pytest.mark.parametrize("settings", SCHEDULE_FREE, ids=str)
+def test_schedule_free_is_its_authors(settings: dict[str, Any]) -> None:
+    schedulefree = pytest.importorskip("schedulefree")
+    named = weights()
+    shared = {"r": settings.get("r", 0.0), "weight_lr_power": settings.get("lr_power", 2.0)}
+    decays = [settings.get("weight_decay", 0.1), 0.0]
+    groups = [{"params": [one], "weight_decay": decay} for one, decay in zip(named.values(), decays, strict=True)]
+    if settings.get("variant") == "sgd":
+        theirs = schedulefree.SGDScheduleFree(groups, lr=0.1, momentum=settings.get("beta", 0.9), **shared)
+    else:
+        betas = (settings.get("beta", 0.9), settings.get("beta2", 0.999))
+        theirs = schedulefree.AdamWScheduleFree(groups, lr=0.1, betas=betas, eps=settings.get("eps", 1e-8), **shared)
+    theirs.train()
+    expected = numbers(walk(named, theirs))
+    named_here = weights()
+    ours = build("schedule_free", **settings).build(named_here.items(), lr=0.1)
+    numpy.testing.assert_allclose(numbers(walk(named_here, ours)), expected, rtol=1e-9)
+    theirs.eval()
+    averages = numbers({str(place): average for place, (_, average) in enumerate(ours.averages())})
+    numpy.testing.assert_allclose(averages, numbers({k: p.detach() for k, p in named.items()}), rtol=1e-9)
+
+
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "sgd": [{"momentum": 0.5}, {"dampening": 0.5}, {"nesterov": True}, {"weight_decay": 0.5}],
     "adam": [{"beta1": 0.5}, {"beta2": 0.5}, {"eps": 0.1}, {"weight_decay": 0.5}, {"amsgrad": True}],
     "adamw": [{"beta1": 0.5}, {"beta2": 0.5}, {"eps": 0.1}, {"weight_decay": 0.5}, {"amsgrad": True}],
+    "adafactor": [
+        *({"relative": False}, {"scale_floor": 9.0}, {"decay_power": 0.3}, {"clip": 0.1}, {"beta1": 0.5}),
+        {"weight_decay": 0.5},
+    ],
+    "muon": [
+        *({"momentum": 0.5}, {"nesterov": False}, {"newton_schulz_steps": 2}, {"scale": "spectral"}),
+        *({"arithmetic": "bfloat16"}, {"weight_decay": 0.5}, {"adamw_lr": 0.01}),
+        *({"beta1": 0.5}, {"beta2": 0.5}, {"eps": 0.1}),
+    ],
+    "schedule_free": [
+        *({"variant": "sgd"}, {"beta": 0.5}, {"beta2": 0.5}, {"eps": 0.1}, {"weight_decay": 0.5}),
+        *({"r": 3.0}, {"lr_power": 0.0}),
+    ],
     "lion": [{"beta1": 0.5}, {"beta2": 0.5}, {"weight_decay": 0.0}],
     "lamb": [
         *({"beta1": 0.5}, {"beta2": 0.5}, {"eps": 0.1}, {"weight_decay": 0.5}, {"bias_correction": False}),

@@ -83,7 +83,7 @@ def test_the_account_closes_for_every_step_and_each_document_has_its_reason(page
     kept = lines_of(done.folder / "documents.train.jsonl")
     assert report["kept"] == {"train": len(kept)}
     assert report["input"] == 120 + 100 + 20 + 4
-    assert report["skipped_files"] == {"unknown extension .png": 1}
+    assert report["skipped"] == {"unknown extension .png": 1}
     assert report["formats"] == {"jsonl": 2, "txt": 20}
     out = {name: sum(report[name].values()) for name in ("dropped", "merged", "quarantined")}
     assert report["input"] + report["added"] == len(kept) + sum(out.values())

@@ -10,7 +10,7 @@ import typer
 
 from trivium.cli.output import Json, show
 from trivium.cli.tokenizer_extend import extend
-from trivium.cli.tokenizer_import import import_
+from trivium.cli.tokenizer_import import import_, write_tokenizer
 from trivium.cli.tokenizer_lab import lab
 from trivium.cli.tokenizer_report import report
 from trivium.cli.vectors import vectors
@@ -78,7 +78,7 @@ def train(
 ) -> None:
     """Make a vocabulary from documents."""
     from trivium.artifacts.record import parent_of
-    from trivium.artifacts.writer import check_target, write_artifact
+    from trivium.artifacts.writer import check_target
     from trivium.tokenizers.kinds import check_options, train_kind
 
     options = {
@@ -96,12 +96,7 @@ def train(
     tokenizer = train_kind(kind, _texts(sources), **given)
     settings = {"sources": sources, "kind": kind, **options}
     parents = [parent_of(Path(name), role="documents") for name in sources if Path(name).exists()]
-    with write_artifact(output, kind="tokenizer", parents=parents, config=settings, replace=replace) as folder:
-        tokenizer.save(folder)
-    for message in tokenizer.messages:
-        typer.echo(message, err=True)
-    result = {"folder": str(output), "vocab_size": tokenizer.vocab_size}
-    show(result, as_json=as_json, text=f"{tokenizer.vocab_size} tokens in {output}")
+    write_tokenizer(tokenizer, output, as_json=as_json, parents=parents, config=settings, replace=replace)
 
 
 def _texts(sources: list[str]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,13 +31,20 @@ def import_(
 ) -> None:
     """Convert a SentencePiece or tiktoken file: the same ids."""
     from trivium.artifacts.record import parent_of
-    from trivium.artifacts.writer import check_target, write_artifact
+    from trivium.artifacts.writer import check_target
 
     check_target(output, kind="tokenizer", replace=replace)
     tokenizer = _read(file, encoding, special or [], end)
     settings = {"file": str(file), "encoding": encoding, "special": special, "end": end}
     parents = [parent_of(file, role="vocabulary")]
-    with write_artifact(output, kind="tokenizer", parents=parents, config=settings, replace=replace) as folder:
+    write_tokenizer(tokenizer, output, as_json=as_json, parents=parents, config=settings, replace=replace)
+
+
+def write_tokenizer(tokenizer: Tokenizer, output: Path, *, as_json: bool, **facts: Any) -> None:
+    """Write a new tokenizer and say so; facts: of the artifact."""
+    from trivium.artifacts.writer import write_artifact
+
+    with write_artifact(output, kind="tokenizer", **facts) as folder:
         tokenizer.save(folder)
     for message in tokenizer.messages:
         typer.echo(message, err=True)

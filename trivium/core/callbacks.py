@@ -153,7 +153,8 @@ class Sample(Callback):
         """samples/step-XXXXXXXX.json."""
         import json
 
-        completions = trainer.sample(self.prompts, self.tokens)
+        with trainer.engine.averaged("validation"):
+            completions = trainer.sample(self.prompts, self.tokens)
         if not trainer.processes.main:
             return
         step = trainer.progression.step
@@ -173,7 +174,13 @@ class Show(Callback):
         self.recent: deque[tuple[float, int]] = deque(maxlen=64)
 
     def update_end(self, trainer: Trainer, update: Update, result: StepResult, tokens: int) -> None:
-        """Moves the line on."""
+        """Moves the line on; says that updates are skipped, the first time and each time there are twice as many."""
+        skipped = trainer.progression.skipped
+        if not result.finite and skipped & (skipped - 1) == 0:
+            why = "loss or gradient is not finite"
+            if result.overflow:
+                why = "fp16 overflowed; the loss scale is lowered, which a few times at the start is nothing"
+            self.progress.note(f"update {trainer.progression.step} was skipped, {skipped} by now: {why}")
         self.recent.append((time.perf_counter(), trainer.progression.tokens))
         (began, before), (now, after) = self.recent[0], self.recent[-1]
         self.progress.update(

@@ -42,25 +42,30 @@ class Checkpoints:
     def save(self, trainer: Trainer) -> None:
         """Commits the present state; gathers sharded weights, so every rank must call it."""
         engine = trainer.engine
-        trainable = [name for name, role in engine.roles.items() if role.trainable]
-        weights = {name: engine.weights(name) for name in trainable}
         optimizers = {name: engine.optimizer_state(name) for name in engine.players}
-        if trainer.processes.main:
-            for name, tensors in weights.items():
-                refuse_nonfinite(name, tensors)
-
-            def fill(folder: Path) -> None:
-                for name, tensors in weights.items():
-                    place = folder / "model" if name == "policy" else folder / "roles" / name
-                    place.mkdir(parents=True)
-                    write_model_files(trainer, name, tensors, place)
-                (folder / "train").mkdir()
-                save_state(folder / "train", "state", trainer.state.state_dict())
-                for name, state in optimizers.items():
-                    save_state(folder / "train", f"optimizer-{name}", state)
-
-            self.commit(trainer, fill)
+        with engine.averaged("checkpoint"):
+            self.write(trainer, optimizers)
         trainer.processes.barrier()
+
+    def write(self, trainer: Trainer, optimizers: dict[str, dict[str, Any]]) -> None:
+        """Weights as they are now (they are not copied), and the states."""
+        weights = {name: trainer.engine.weights(name) for name, role in trainer.engine.roles.items() if role.trainable}
+        if not trainer.processes.main:
+            return
+        for name, tensors in weights.items():
+            refuse_nonfinite(name, tensors)
+
+        def fill(folder: Path) -> None:
+            for name, tensors in weights.items():
+                place = folder / "model" if name == "policy" else folder / "roles" / name
+                place.mkdir(parents=True)
+                write_model_files(trainer, name, tensors, place, training=True)
+            (folder / "train").mkdir()
+            save_state(folder / "train", "state", trainer.state.state_dict())
+            for name, state in optimizers.items():
+                save_state(folder / "train", f"optimizer-{name}", state)
+
+        self.commit(trainer, fill)
 
     def commit(self, trainer: Trainer, fill: Callable[[Path], None]) -> None:
         """Writes the checkpoint; a full disk costs a checkpoint, not the run, while there is still a later chance."""
@@ -89,11 +94,16 @@ class Checkpoints:
         return found
 
 
-def write_model_files(trainer: Trainer, role: str, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Model, or its adapters, and tokenizer into a folder inside an artifact that is being written."""
+def write_model_files(
+    trainer: Trainer, role: str, weights: dict[str, torch.Tensor], folder: Path, *, training: bool = False
+) -> None:
+    """Model, or its adapters, and tokenizer into a folder inside an artifact that is being written.
+
+    training: with what only a run that continues needs.
+    """
     module = trainer.engine.roles[role].module
     if adapters_of(module):
-        save_adapters(folder, module, weights)
+        save_adapters(folder, module, weights, training=training)
     else:
         save_model(folder, module.config, weights)
     trainer.context.tokenizer.save(folder)

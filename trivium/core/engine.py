@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,10 @@ from trivium.optim.groups import GroupRow, group_table, parameter_settings, refu
 from trivium.recipe import Recipe
 
 if TYPE_CHECKING:
+    from trivium.core.average import MovingAverage
     from trivium.models.transformer import Transformer
 
+Use = Literal["validation", "checkpoint", "final"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -101,6 +103,7 @@ class Engine:
         self.roles = roles
         self.device = device
         self.processes = processes or Processes()
+        self.moving_average: MovingAverage | None = None
         check_precision(recipe.train.precision, device)
         for role in roles.values():
             self.place(role)
@@ -335,9 +338,11 @@ class Engine:
         return float(whole_tensors({"norm": norm})["norm"])
 
     def clip(self, player: Player, norm: float) -> None:
-        """Scales the gradient down to `train.clip` if it is longer."""
+        """Scales the gradient down to `train.clip` if it is longer, or cuts its numbers."""
         limit = self.recipe.train.clip
-        if limit is not None and norm > limit:
+        if limit is not None and self.recipe.train.clip_by == "value":
+            torch.nn.utils.clip_grad_value_(list(player.named.values()), limit)
+        elif limit is not None and norm > limit:
             torch.nn.utils.clip_grads_with_norm_(list(player.named.values()), limit, torch.tensor(norm))
 
     # Validation
@@ -349,7 +354,7 @@ class Engine:
         Every rank gives its share of the data in the same number of batches, as `Loader.evaluation` does.
         """
         sums, counts, size = _Sums(), dict[str, float](), 0.0
-        with self.evaluating():
+        with self.averaged("validation"), self.evaluating():
             for index, batch in enumerate(batches):
                 batch = self.prepared(batch, 0, index)
                 sums.add(self.method.loss(batch))
@@ -385,10 +390,42 @@ class Engine:
                 role.module.train()
                 role.forward = forward
 
+    # Weights to use instead of those that train
+
+    def averages(self, use: Use) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """What optimiser or moving average have to offer for this use; a checkpoint's model must be able to go on."""
+        for player in self.players.values():
+            if getattr(player.optimizer, "averaging", False):
+                yield from player.optimizer.averages()  # type: ignore[attr-defined]
+        if self.moving_average is not None:
+            yield from self.moving_average.averages(use).items()
+
+    @contextlib.contextmanager
+    def averaged(self, use: Use) -> Iterator[None]:
+        """Inside, the averages stand in the place of the weights that train; then those are back, bit for bit."""
+        trainable = [role for role in self.roles.values() if role.trainable]
+        self.reshard(trainable)
+        kept: dict[nn.Parameter, Tensor] = {}
+        try:
+            with torch.no_grad():
+                for parameter, average in self.averages(use):
+                    kept[parameter] = parameter.detach().clone()
+                    parameter.copy_(average)
+            yield
+        finally:
+            self.reshard(trainable)
+            with torch.no_grad():
+                for parameter, weight in kept.items():
+                    parameter.copy_(weight)
+
     # State, always whole and by parameter name, whatever the engine
 
+    def collected(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors by parameter name, whole and on the CPU, from wherever they are; every rank must call it."""
+        return whole_tensors(named)
+
     def weights(self, role: str) -> dict[str, Tensor]:
-        """All weights of a role on the CPU; every rank must call it."""
+        """All weights of a role on the CPU, the parameters themselves if they are there; every rank must call it."""
         return whole_tensors(self.roles[role].module.state_dict())
 
     def load_weights(self, role: str, weights: Mapping[str, Tensor]) -> None:
@@ -405,18 +442,26 @@ class Engine:
         """Optimiser state by parameter name, and the loss scale; every rank must call it."""
         entry = self.players[player]
         state = entry.optimizer.state
-        slots = {name: whole_tensors(state[p]) for name, p in entry.named.items() if p in state}
+        slots = {name: dict(state[p]) for name, p in entry.named.items() if p in state}
+        if getattr(entry.optimizer, "averaging", False):  # the model of a checkpoint is the average: keep what trains
+            slots = {name: {**slot, "weight": entry.named[name].detach().clone()} for name, slot in slots.items()}
+        slots = {name: whole_tensors(slot) for name, slot in slots.items()}
         return {"slots": slots, "scaler": entry.scaler.state_dict()}
 
     def load_optimizer_state(self, player: str, saved: Mapping[str, Any]) -> None:
         """The inverse of `optimizer_state`."""
         entry = self.players[player]
         for name, parameter in entry.named.items():
-            if name in saved["slots"]:
-                entry.optimizer.state[parameter] = {
-                    key: shard_like(value, parameter) if isinstance(value, Tensor) else value
-                    for key, value in saved["slots"][name].items()
-                }
+            if name not in saved["slots"]:
+                continue
+            slot = {
+                key: shard_like(value, parameter) if isinstance(value, Tensor) else value
+                for key, value in saved["slots"][name].items()
+            }
+            if "weight" in slot:
+                with torch.no_grad():
+                    parameter.copy_(slot.pop("weight"))
+            entry.optimizer.state[parameter] = slot
         if saved["scaler"]:
             entry.scaler.load_state_dict(dict(saved["scaler"]))
 

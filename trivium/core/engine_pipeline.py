@@ -10,7 +10,7 @@ Not for methods that declare `backward` or make their own updates from rollouts,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -196,6 +196,10 @@ class PipelineEngine(Engine):
         tied = self.roles["policy"].module.config.tie_embeddings
         rows = [row for part in parts[:1] for row in part]
         return rows + [row for part in parts[1:] for row in part if not (tied and row.part == "embeddings")]
+
+    def collected(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors of all stages by parameter name."""
+        return self.gathered(super().collected(named))
 
     def gathered(self, part: dict[str, Any]) -> dict[str, Any]:
         """The parts of all ranks in one dictionary; what two ranks hold (the tied weight) is equal on both."""

@@ -204,6 +204,7 @@ def forecast(
     trainable: int | None = None,
     frozen_roles: float = 0,
     ranks: int = 1,
+    virtual: float = 0,
     sequence_tokens: float | None = None,
     validation_tokens: int = 0,
     seconds_per_update: float | None = None,
@@ -215,6 +216,7 @@ def forecast(
     trained_share:      share of those tokens that is trained, which is what a run counts (answers, not questions).
     trainable:          trainable parameters, if not all of them.
     frozen_roles:       further models that only run forward (a reference, a teacher), in multiples of this one.
+    virtual:            tokens of soft prompts and prefixes, in each row, beside `data.sequence_length`.
     ranks:              processes; see the file docstring for what each engine shares among them.
     sequence_tokens:    mean length of the sequences inside the rows, for the cost of attention; default: a whole row.
     validation_tokens:  tokens in one validation.
@@ -226,7 +228,9 @@ def forecast(
     per_update = recipe.train.batch_size * recipe.data.sequence_length * fill
     length = recipe.data.sequence_length if sequence_tokens is None else sequence_tokens
     per_token = flops_per_token(config, sequence_tokens=length, trainable=trained, frozen_roles=frozen_roles)
-    memory = plan_memory(config, recipe, machine=machine, trainable=trained, frozen_roles=frozen_roles, ranks=ranks)
+    memory = plan_memory(
+        config, recipe, machine=machine, trainable=trained, frozen_roles=frozen_roles, ranks=ranks, virtual=virtual
+    )
     size = checkpoint_size(config, recipe, trainable=trained)
     # One more than is kept: the next is written before the oldest goes.
     kept = min(recipe.train.keep_checkpoints + 1, _times(steps, recipe.train.checkpoint_every))
@@ -243,7 +247,7 @@ def forecast(
         trainable_parameters=trained,
         steps=steps,
         tokens=round(steps * per_update * trained_share),
-        flops=per_token * per_update * steps,
+        flops=per_token * (per_update + recipe.train.batch_size * virtual) * steps,
         memory=memory,
         checkpoint_bytes=size,
         disk_bytes=disk,
@@ -306,6 +310,7 @@ def plan_memory(
     trainable: int | None = None,
     frozen_roles: float = 0,
     ranks: int = 1,
+    virtual: float = 0,
 ) -> MemoryPlan:
     """The parts of the peak of one process; formulas in the file docstring."""
     engine, kind = recipe.engine.name, machine.device.partition(":")[0]
@@ -333,8 +338,8 @@ def plan_memory(
         weights=round(each * (parameters + frozen_roles * config.parameters())) + (2 * parameters if half else 0),
         gradients=each * trained,
         optimizer=state_bytes(config, recipe, trained=trained),
-        activations_per_row=round(row * (flying * blocks + ends)),
-        checkpointed_per_row=round(row * (flying * inputs + RECOMPUTED_BLOCKS * block + ends)),
+        activations_per_row=round((row + virtual) * (flying * blocks + ends)),
+        checkpointed_per_row=round((row + virtual) * (flying * inputs + RECOMPUTED_BLOCKS * block + ends)),
         loss=3 * 4 * logits + (head if logits else 0),
         embedding=head,
         micro_rows=micro_rows,
@@ -402,14 +407,15 @@ def checkpoint_size(config: ModelConfig, recipe: Recipe, *, trainable: int | Non
 
 
 def state_bytes(config: ModelConfig, recipe: Recipe, *, trained: int) -> int:
-    """Bytes that the optimiser keeps between updates for so many trained parameters."""
+    """Bytes that the optimiser keeps between updates for so many trained parameters, and a moving average of them."""
     settings = dict(recipe.train.optimizer)
     cls = component("optim", settings.pop("name"), outside=True)
     optimizer = cls(cls.Config.model_validate(settings))
     each = _MASTER_BYTES[recipe.model.dtype]
     hidden = 1 - _around(config) / config.parameters()
     # An optimiser from outside of this package may not say.
-    return round(trained * (optimizer.state_bytes(each, hidden) if hasattr(optimizer, "state_bytes") else 2 * each))
+    size = optimizer.state_bytes(each, hidden) if hasattr(optimizer, "state_bytes") else 2 * each
+    return round(trained * (size + (each if recipe.train.ema is not None else 0)))
 
 
 def _seconds(

@@ -42,7 +42,7 @@ class Intake:
         self.formats: Counter[str] = Counter()
         """Files read, by format."""
         self.skipped: Counter[str] = Counter()
-        """Files of a folder that were left out, by reason."""
+        """Files, and pages, records or lines of files, that became no document, by reason."""
         self.quarantined: Counter[str] = Counter()
         """Rows set aside, by problem."""
         self.examples: list[Quarantined] = []
@@ -60,7 +60,7 @@ class Intake:
         """The counts, for a report; JSON values only."""
         return {
             "formats": dict(self.formats),
-            "skipped_files": dict(self.skipped),
+            "skipped": dict(self.skipped),
             "quarantined": dict(self.quarantined),
         }
 

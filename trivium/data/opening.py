@@ -113,7 +113,7 @@ def _account(accounts: Sequence[Mapping[str, Any]], *, kept: int) -> dict[str, A
     """input = kept + dropped + quarantined, exactly."""
     merged = {
         name: dict(sum((Counter(account[name]) for account in accounts), Counter[str]()))
-        for name in ("dropped", "quarantined", "formats", "skipped_files")
+        for name in ("dropped", "quarantined", "formats", "skipped")
     }
     total = kept + sum(merged["dropped"].values()) + sum(merged["quarantined"].values())
     return {"input": total, "kept": kept, **merged}

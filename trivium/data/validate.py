@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from trivium.data.hashes import hash64
 from trivium.data.intake import Intake
 from trivium.data.messages import Conversation
 from trivium.data.reading import read_rows
@@ -55,8 +55,7 @@ def validate(source: Source, *, shape: str = "auto", limit: int = 20) -> Checked
     labels: Counter[bool] = Counter()
     for row in read_rows(source, intake):
         found.rows += 1
-        digest = hashlib.blake2b(json.dumps(row.values, sort_keys=True, default=str).encode(), digest_size=8).digest()
-        key = int.from_bytes(digest, "little")
+        key = hash64(json.dumps(row.values, sort_keys=True, default=str))
         found.repeated += key in seen
         seen.add(key)
         try:

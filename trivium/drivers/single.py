@@ -20,10 +20,11 @@ from trivium.errors import ArtifactDamaged, Interrupted, TrainingDiverged
 if TYPE_CHECKING:
     from trivium.artifacts.record import Parent
     from trivium.core.progress import Progress
+    from trivium.core.trainer import Trainer
     from trivium.drivers.forecasting import Forecasting
     from trivium.drivers.session import Session
     from trivium.evaluation.labelled import Evaluation
-    from trivium.recipe import Recipe
+    from trivium.recipe import EmaSettings, Recipe
 
 
 def train(
@@ -101,6 +102,8 @@ def run(session: Session, folder: RunFolder) -> None:
     recipe, trainer, main = session.recipe, session.trainer, session.processes.main
     store = CheckpointStore(folder.path, keep=recipe.train.keep_checkpoints)
     checkpoints = Checkpoints(store, parents=parents_of(session), config=session.resolved.dump(), seed=recipe.seed)
+    if recipe.train.ema is not None:
+        follow(trainer, recipe.train.ema)
     resumed = checkpoints.restore(trainer)
     groups = trainer.engine.groups()
     if main:
@@ -153,6 +156,15 @@ def reported(session: Session, folder: RunFolder) -> Iterator[None]:
             folder.status(state, session.trainer.progression.step, reason)
             folder.write_json("data.json", data_summary(session))
             write_report(folder)
+
+
+def follow(trainer: Trainer, settings: EmaSettings) -> None:
+    """Keeps a moving average of the weights, as a part of the run's state."""
+    from trivium.core.average import MovingAverage
+
+    average = MovingAverage(settings, trainer.engine)
+    trainer.state.register("ema", average)
+    trainer.callbacks.append(average)
 
 
 def add_callbacks(session: Session, folder: RunFolder, progress: Progress, forecasting: Forecasting) -> None:
@@ -219,13 +231,22 @@ def data_summary(session: Session) -> dict[str, Any]:
 
 def write_final(session: Session, folder: RunFolder, *, parents: list[Parent]) -> None:
     """The trained model as a folder that Hugging Face tools load."""
+    with session.trainer.engine.averaged("final"):
+        found = write_model(session, folder, parents=parents)
+    if found is not None:
+        from trivium.drivers.evaluating import keep_evaluation
+
+        keep_evaluation(session, folder, found)
+
+
+def write_model(session: Session, folder: RunFolder, *, parents: list[Parent]) -> Evaluation | None:
+    """The policy as it is now, and what it is worth."""
     from trivium.artifacts.writer import write_artifact
     from trivium.core.checkpoint import write_model_files
 
     weights = session.trainer.engine.weights("policy")  # gathered, so every rank takes part
     if not session.processes.main:
-        return
-    found: Evaluation | None = None
+        return None
     with write_artifact(
         folder.final,
         kind="model",
@@ -235,11 +256,7 @@ def write_final(session: Session, folder: RunFolder, *, parents: list[Parent]) -
         replace=True,
     ) as place:
         write_model_files(session.trainer, "policy", weights, place)
-        found = measured(session, place)
-    if found is not None:
-        from trivium.drivers.evaluating import keep_evaluation
-
-        keep_evaluation(session, folder, found)
+        return measured(session, place)
 
 
 def measured(session: Session, place: Path) -> Evaluation | None:

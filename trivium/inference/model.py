@@ -230,7 +230,7 @@ class LanguageModel:
     @property
     def context_length(self) -> int:
         """Most tokens that prompt and answer may have together."""
-        return context_length(self.module.config)
+        return context_length(self.module)
 
     @overload
     def generate(
@@ -361,7 +361,7 @@ class LanguageModel:
         config = self.module.config
         if config.kind != "encoder_decoder":
             return self.tokenizer.encode(text, bos=self.tokenizer.adds_bos)
-        start, _ = opening(config, [0], where="text")
+        start, _ = opening(self.module, [0], where="text")
         frame = target_frame(self.tokenizer)
         return [*start, *frame.before, *self.tokenizer.encode(text), *frame.after]
 
@@ -408,9 +408,9 @@ class LanguageModel:
         asked = []
         for number, prompt in enumerate(prompts):
             where = "prompt" if len(prompts) == 1 else f"prompt {number}"
-            start, source = opening(config, self._encoded(prompt), prefix, where=where)
-            check_room(start, settings.max_new_tokens or 1, context=context_length(config), where=where)
-            length = settings.length(len(start), room=context_length(config))
+            start, source = opening(self.module, self._encoded(prompt), prefix, where=where)
+            check_room(start, settings.max_new_tokens or 1, context=self.context_length, where=where)
+            length = settings.length(len(start), room=self.context_length)
             eos_ids = self._eos_ids(chat=not isinstance(prompt, str))
             seed = options.get("seed")
             seed = secrets.randbits(32) if seed is None else seed

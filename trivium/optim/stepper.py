@@ -34,7 +34,10 @@ class Rule(Protocol):
     def update(
         self, parameters: list[Tensor], gradients: list[Tensor], states: list[State], group: dict[str, Any]
     ) -> None:
-        """Changes parameters and states in place; `lr` and the rest of the settings are in the group."""
+        """Changes parameters and states in place; `lr` and the rest of the settings are in the group.
+
+        A rule with a method `average(parameter, state)` trains other weights than those to use: the average.
+        """
         ...
 
 
@@ -65,6 +68,16 @@ def _stepper() -> Any:
                         state["step"] += 1
                     gradients = [parameter.grad for parameter in parameters]
                     self.rule.update(list(parameters), gradients, [self.state[p] for p in parameters], group)  # type: ignore[arg-type]
+
+        @property
+        def averaging(self) -> bool:
+            """Whether the rule trains other weights than those to use."""
+            return hasattr(self.rule, "average")
+
+        def averages(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+            """The weights to use."""
+            for parameter, state in self.state.items():
+                yield parameter, self.rule.average(parameter, state)  # type: ignore[attr-defined, misc]
 
     return Stepper
 

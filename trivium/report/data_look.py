@@ -273,9 +273,7 @@ def _odd_blocks(found: Findings) -> list[dict[str, Any] | None]:
         {"kind": "reasons", "title": "", "reasons": [one for one in examples if one["examples"]]} if rows else None,
         _table("Rows that could not be read", ("problem", "rows"), problems),
         {"kind": "messages", "messages": found.problem_examples} if found.problem_examples else None,
-        _table(
-            "Files that were left out", ("why", "files"), [(why, f"{n:,}") for why, n in found.skipped.most_common()]
-        ),
+        _table("Passed over in reading", ("why", "how many"), [(w, f"{n:,}") for w, n in found.skipped.most_common()]),
     ]
 
 

@@ -172,7 +172,7 @@ def _account(split: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "kept": "kept",
         "dropped": "dropped",
         "quarantined": "set aside as malformed",
-        "skipped_files": "files left out",
+        "skipped": "passed over in reading",
         "formats": "recognised as",
         "difficulty": "difficulty of a sample",
         "cut_documents": "documents cut into several sequences",

@@ -13,12 +13,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from trivium.artifacts.writer import write_plain
+from trivium.config import StrictModel
 from trivium.data.dedup.words import Ints
 from trivium.data.documents import Document
 from trivium.data.step import Merged, Result
@@ -35,13 +37,26 @@ Likeness = Callable[[Ints, Ints], NDArray[np.float64]]
 _MEMBERS_A_LINE = 1000
 
 
-def check_keep(keep: Keep, field: str | None) -> None:
-    """`highest` needs a field and the others none; ConfigError without a place, which is that of the step."""
-    if (keep == "highest") != (field is not None):
-        raise ConfigError(
-            "keep: highest needs the field of meta whose value counts" if field is None else "field counts for highest",
-            fix="write {keep: highest, field: score}, or leave field out",
-        )
+class Keeping(StrictModel):
+    """What steps that look for clusters of documents have in common."""
+
+    keep: Keep = "first"
+    """Which one of a cluster stays: the first, the longest, or the one with the highest value of `field`."""
+    field: str | None = None
+    """Name of a number in meta (keep: highest)."""
+    action: Action = "drop"
+    """Leave the others out, or keep all and write the id of the first into meta: cluster (for `split`)."""
+
+    @model_validator(mode="after")
+    def _has_field(self) -> Self:
+        if (self.keep == "highest") != (self.field is not None):
+            raise ConfigError(  # without a place, which is that of the step
+                "keep: highest needs the field of meta whose value counts"
+                if self.field is None
+                else "field counts for highest",
+                fix="write {keep: highest, field: score}, or leave field out",
+            )
+        return self
 
 
 def roster(documents: Sequence[Document], *, keep: Keep, field: str | None = None) -> dict[str, bytes]:

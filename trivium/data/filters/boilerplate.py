@@ -6,7 +6,6 @@ writes in order; merging them takes one slice of the hash values at a time, so m
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trivium.data.documents import Document
+from trivium.data.hashes import hash64
 
 LINE = np.dtype([("line", "<u8"), ("site", "<u8"), ("documents", "<u4")])
 """A line of a site: both hashes, and how many documents hold it."""
@@ -63,12 +63,12 @@ def site_of(document: Document, by: str) -> str:
 def line_key(site: str, line: str) -> int:
     """The same for lines that differ in digits, case and white space only (dates, counts of comments)."""
     plain = _DIGITS.sub("0", " ".join(line.split()).casefold())
-    return _hash(f"{site}\0{plain}")
+    return hash64(f"{site}\0{plain}")
 
 
 def site_key(site: str) -> int:
     """A number for a site."""
-    return _hash(site)
+    return hash64(site)
 
 
 def counted(documents: Sequence[tuple[str, set[int]]]) -> NDArray[np.void]:
@@ -113,7 +113,3 @@ def _summed(lines: NDArray[np.void]) -> NDArray[np.void]:
     summed = lines[starts]
     summed["documents"] = np.add.reduceat(lines["documents"], starts)
     return summed
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

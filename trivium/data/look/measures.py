@@ -5,13 +5,14 @@ Samples are drawn by hashes (the texts with the smallest ones), so they do not d
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable
 from heapq import heappush, heapreplace
 from itertools import count
 from typing import Any, Generic, TypeVar
+
+from trivium.data.hashes import hash64
 
 Kept = TypeVar("Kept")
 
@@ -22,8 +23,7 @@ _EDGES = (1, 1.5, 2, 3, 5, 7)
 
 def key_of(text: str, purpose: str = "") -> int:
     """64 bits that stand for a text."""
-    data = f"{purpose}\0{text}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    return hash64(f"{purpose}\0{text}")
 
 
 class Lengths:

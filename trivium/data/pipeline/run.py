@@ -353,9 +353,9 @@ class _Done:
         total = Account()
         for account in accounts:
             total += account
-        skipped = Counter(self.plan["skipped_files"])
+        skipped = Counter(self.plan["skipped"])
         for part in self.reading():
-            skipped.update(part["intake"]["skipped_files"])
+            skipped.update(part["intake"]["skipped"])
         names = ["read", *(chosen.name for chosen in resolved.steps)]
         reasons = total.to_json()
         return {
@@ -365,7 +365,7 @@ class _Done:
             "kept": dict(sorted(splits.items())),
             **{name: reasons[name] for name in ("dropped", "merged", "quarantined")},
             "formats": dict(sorted(self.plan["formats"].items())),
-            "skipped_files": dict(sorted(skipped.items())),
+            "skipped": dict(sorted(skipped.items())),
             "bytes": dict(sorted(sizes.items())),
             "steps": [{"name": name, **account.to_json()} for name, account in zip(names, accounts, strict=True)],
         }

@@ -6,7 +6,6 @@ people, and nothing about who wrote them. Each part of the corpus is compared wi
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 
 from trivium.artifacts.manifest import RECORD
 from trivium.data.documents import Document
+from trivium.data.hashes import hash64
 from trivium.data.intake import Intake
 from trivium.data.reading import read_documents
 from trivium.data.safety.phrases import Phrases, read_lists
@@ -119,7 +119,7 @@ def of_pipeline(folder: Path) -> Corpora:
         for line in file.read_bytes().splitlines():
             row = json.loads(line)
             if row["outcome"] != "added":
-                reasons[_hash(row["id"])] = f"{file.parent.name}: {row['reason']}"
+                reasons[hash64(row["id"])] = f"{file.parent.name}: {row['reason']}"
     after = [Source(path=str(file)) for file in sorted(folder.glob("documents.*.jsonl"))]
     return Corpora(sources, after, reasons)
 
@@ -162,7 +162,7 @@ def audit(
     reasons: dict[tuple[str, str], Counter[str]] = {}
     total = lost = 0
     for document in _documents(corpora.before):
-        name = _hash(document.id)
+        name = hash64(document.id)
         gone = not _contains(known, name)
         why = corpora.reasons.get(name, "") if gone else ""
         total += 1
@@ -314,9 +314,9 @@ def _kept(sources: Sequence[Source]) -> tuple[np.ndarray[Any, Any], dict[str, An
 
     def noted() -> Iterable[Document]:
         for document in _documents(sources):
-            block.append(_hash(document.id))
+            block.append(hash64(document.id))
             if isinstance(document.meta.get("parent"), str):
-                block.append(_hash(document.meta["parent"]))
+                block.append(hash64(document.meta["parent"]))
             if len(block) > 1 << 16:
                 names.append(np.array(block, dtype=np.uint64))
                 block.clear()
@@ -325,10 +325,6 @@ def _kept(sources: Sequence[Source]) -> tuple[np.ndarray[Any, Any], dict[str, An
     redactions = redaction_report(noted())
     names.append(np.array(block, dtype=np.uint64))
     return np.unique(np.concatenate(names)), redactions
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "big")
 
 
 def _contains(known: np.ndarray[Any, Any], name: int) -> bool:

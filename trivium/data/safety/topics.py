@@ -5,7 +5,6 @@ The sample is chosen by the hash of the id, so that it is the same in any order 
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import re
 from collections import Counter
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trivium.data.documents import Document
+from trivium.data.hashes import hash64
 
 SAMPLE = 4000
 """Documents the topics are learnt from."""
@@ -61,7 +61,7 @@ def _sample(documents: Iterable[Document]) -> list[tuple[int, str, list[str]]]:
     """The documents with the smallest hashes, in order of these."""
     held: list[tuple[int, str, list[str]]] = []
     for document in documents:
-        order = -int.from_bytes(hashlib.blake2b(document.id.encode("utf-8", "replace"), digest_size=8).digest(), "big")
+        order = -hash64(document.id)
         if len(held) < SAMPLE:
             heapq.heappush(held, (order, document.id, _words(document.text)))
         elif order > held[0][0]:

@@ -7,7 +7,6 @@ that name and the seed alone; so more documents move nothing, unless one of them
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from trivium.data.dedup.buckets import components
 from trivium.data.dedup.words import Hashes, Ints
 from trivium.data.documents import Document
+from trivium.data.hashes import hash64
 from trivium.errors import DataError
 
 TRAIN = "train"
@@ -53,11 +53,6 @@ def _values(document: Document, field: str) -> Iterable[str]:
     return [str(each) for each in values]
 
 
-def key_hash(key: str) -> int:
-    """64 bits that stand for a name."""
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
 def units(keys: Hashes, counts: Ints) -> Ints:
     """[D] the first document of each document's unit.
 
@@ -87,12 +82,7 @@ def unit_names(roots: Ints, names: Hashes, counts: Ints, children: NDArray[np.bo
 def positions(names: Hashes, seed: int) -> NDArray[np.float64]:
     """[D] a number in [0, 1) for each name, drawn by the seed."""
     distinct, inverse = np.unique(names, return_inverse=True)
-    drawn = np.array(
-        [
-            int.from_bytes(hashlib.blake2b(b"split %d %d" % (seed, name), digest_size=8).digest(), "little") / 2.0**64
-            for name in distinct.tolist()
-        ]
-    )
+    drawn = np.array([hash64(f"split {seed} {name}") / 2.0**64 for name in distinct.tolist()])
     return drawn[inverse] if len(drawn) else np.zeros(0)
 
 

@@ -9,37 +9,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import model_validator
 
-from trivium.config import StrictModel
 from trivium.data.dedup.buckets import equal_rows
-from trivium.data.dedup.keeping import Action, Keep, apply_decision, check_keep, roster, settle, sketched
+from trivium.data.dedup.keeping import Keeping, apply_decision, roster, settle, sketched
 from trivium.data.dedup.words import text_hash
 from trivium.data.documents import Document
 from trivium.data.step import CorpusStep, Result
 
 _NOT_WORDS = re.compile(r"[\W_]+")
+_VARIANT = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")  # marks that choose a picture of the same sign
 
 
 class Exact(CorpusStep):
     """Compares 16 bytes of the SHA-256 of each text; takes 25 bytes of memory a document."""
 
-    class Config(StrictModel):
+    class Config(Keeping):
         """Settings of `exact`."""
 
         compare: Literal["text", "normalised"] = "text"
-        """The text as it is, or only its letters and digits, without case and spaces."""
-        keep: Keep = "first"
-        """Which one stays: the first, the longest, or the one with the highest value of `field`."""
-        field: str | None = None
-        """Name of a number in meta (keep: highest)."""
-        action: Action = "drop"
-        """Leave the others out, or keep all and write the id of the first into meta: cluster."""
-
-        @model_validator(mode="after")
-        def _has_field(self) -> Exact.Config:
-            check_keep(self.keep, self.field)
-            return self
+        """The text as it is, or only its letters, their marks and digits, without case and spaces."""
 
     def sketch(self, documents: Sequence[Document]) -> Mapping[str, bytes]:
         texts = (document.text for document in documents)
@@ -59,5 +47,12 @@ class Exact(CorpusStep):
 
 
 def normalised(text: str) -> str:
-    """Only letters and digits, composed, without case; a text without any stays as it is."""
-    return _NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold()) or text
+    """Only letters, their marks and digits, composed, without case; a text without any stays as it is."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _NOT_WORDS.sub("" if folded.isascii() else _marks, folded) or text
+
+
+def _marks(between: re.Match[str]) -> str:
+    """The combining marks among what is no letter: vowels of Indic scripts, say, which tell words apart."""
+    found = (c for c in between[0] if unicodedata.category(c)[0] == "M" and not _VARIANT.match(c))
+    return "".join(found)

@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from trivium.config import StrictModel
 from trivium.data.dedup.buckets import band_keys, equal_rows, near_clusters
-from trivium.data.dedup.keeping import Action, Keep, apply_decision, check_keep, roster, settle, sketched
+from trivium.data.dedup.keeping import Keeping, apply_decision, roster, settle, sketched
 from trivium.data.dedup.shelves import Shelf, jaccard
 from trivium.data.dedup.signatures import Signer, similarity
 from trivium.data.dedup.words import Hashes, Ints, text_hash
@@ -29,7 +28,7 @@ class MinHash(CorpusStep):
     usual settings), with `verify: exact` 8 more for each of its words; in memory about 350 bytes, however long it is.
     """
 
-    class Config(StrictModel):
+    class Config(Keeping):
         """Settings of `minhash`; the usual ones are those of FineWeb (Penedo et al. 2024)."""
 
         ngram: int = Field(5, ge=1, le=100)
@@ -42,17 +41,6 @@ class MinHash(CorpusStep):
         """Least Jaccard similarity of near duplicates."""
         verify: Literal["estimate", "exact", "none"] = "estimate"
         """How candidates are compared: signatures, the shingles themselves, or not at all (as in FineWeb)."""
-        keep: Keep = "first"
-        """Which one of a cluster stays: the first, the longest, or the one with the highest value of `field`."""
-        field: str | None = None
-        """Name of a number in meta (keep: highest)."""
-        action: Action = "drop"
-        """Leave the others out, or keep all and write the id of the first into meta: cluster (for `split`)."""
-
-        @model_validator(mode="after")
-        def _has_field(self) -> MinHash.Config:
-            check_keep(self.keep, self.field)
-            return self
 
     def __init__(self, config: Any, *, seed: int = 0) -> None:
         super().__init__(config, seed=seed)

@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from trivium.config import StrictModel
-from trivium.data.dedup.keeping import Action, Keep, apply_decision, check_keep, roster, settle, sketched
+from trivium.data.dedup.keeping import Keeping, apply_decision, roster, settle, sketched
 from trivium.data.dedup.meaning import grouped, near_in_groups
 from trivium.data.dedup.shelves import Shelf
 from trivium.data.dedup.words import Ints
@@ -26,7 +25,7 @@ _EACH_PAIR = 20_000
 class Semantic(CorpusStep):
     """Vectors take 2 bytes a dimension on the disk and 4 in memory (3 kB a document with 768 dimensions)."""
 
-    class Config(StrictModel):
+    class Config(Keeping):
         """Settings of `semantic`."""
 
         model: str
@@ -39,17 +38,6 @@ class Semantic(CorpusStep):
         """How much of a text is read, from its beginning."""
         groups: int | None = Field(None, ge=1)
         """Groups of the k-means; only documents of one are compared. Default: one up to 20,000 documents, then sqrt."""
-        keep: Keep = "first"
-        """Which one of a cluster stays: the first, the longest, or the one with the highest value of `field`."""
-        field: str | None = None
-        """Name of a number in meta (keep: highest)."""
-        action: Action = "drop"
-        """Leave the others out, or keep all and write the id of the first into meta: cluster."""
-
-        @model_validator(mode="after")
-        def _has_field(self) -> Semantic.Config:
-            check_keep(self.keep, self.field)
-            return self
 
     def parents(self) -> Sequence[Path]:
         return [Path(self.config.model)]

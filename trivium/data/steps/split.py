@@ -18,7 +18,8 @@ from trivium.artifacts.writer import write_file
 from trivium.config import StrictModel
 from trivium.data.dedup.keeping import sketched
 from trivium.data.documents import Document
-from trivium.data.splits.assign import TRAIN, by_fraction, key_hash, main_keys, positions, ties, unit_names, units
+from trivium.data.hashes import hash64
+from trivium.data.splits.assign import TRAIN, by_fraction, main_keys, positions, ties, unit_names, units
 from trivium.data.step import CorpusStep, Dropped, Result, listed
 from trivium.errors import ConfigError, DataError
 
@@ -59,8 +60,8 @@ class Split(CorpusStep):
 
     def sketch(self, documents: Sequence[Document]) -> Mapping[str, bytes]:
         fields = [field for field in self.config.by if field != "date"]
-        named = [[key_hash(key) for key in main_keys(document, fields)] for document in documents]
-        tied = [[key_hash(key) for key in ties(document)] for document in documents]
+        named = [[hash64(key) for key in main_keys(document, fields)] for document in documents]
+        tied = [[hash64(key) for key in ties(document)] for document in documents]
         given = [document.meta.get("split") if self.config.given == "keep" else None for document in documents]
         dates = [_day(document) if self._by_date else _NO_DATE for document in documents]
         return {
