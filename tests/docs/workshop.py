@@ -76,6 +76,12 @@ def labelled_rows(words: list[str]) -> dict[str, list[dict[str, Any]]]:
             }
             for word in words
         ],
+        "passages": [{"query": f"What is a {word}?", "passage": f"A {word} is a thing of Python."} for word in words],
+        "sentences": [{"text": f"Return the {word} of a list."} for word in words],
+        "similarity": [
+            {"sentence1": f"A {word}.", "sentence2": f"The {words[at // 2]}.", "score": at / 3}
+            for at, word in enumerate(words)
+        ],
     }
     return rows | {f"{name}-held-out": lines for name, lines in rows.items()}
 

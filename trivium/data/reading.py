@@ -72,6 +72,12 @@ def documents_in(file: InputFile, reader: str, source: Source, intake: Intake) -
     yield from documents if getattr(module, "BUILT_IN", False) else _guarded(documents, intake)
 
 
+def rows_in(file: InputFile, reader: str, intake: Intake) -> Iterator[Row] | None:
+    """The rows of one file; None if what reads it gives documents only."""
+    module = _readers()[reader]
+    return _guarded(module.rows(file, intake), intake) if hasattr(module, "rows") else None
+
+
 def spans_of(file: InputFile, reader: str, size: int) -> list[Span]:
     """The parts of about `size` that a file can be read in; none if only as a whole, from its begin to its end."""
     module = _readers()[reader]

@@ -144,8 +144,10 @@ def trainable(resolved: ResolvedRecipe, config: ModelConfig) -> int | None:
     if not resolved.transforms:
         return None
     from trivium.drivers.session import count_trainable
+    from trivium.tokenizers.tokenizer import Tokenizer
 
-    return count_trainable(resolved, config)
+    recipe = resolved.recipe
+    return count_trainable(resolved, config, Tokenizer.load(recipe.tokenizer or recipe.model.path or ""))[0]
 
 
 def count_steps(resolved: ResolvedRecipe) -> int:

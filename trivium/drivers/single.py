@@ -255,7 +255,8 @@ def write_model(session: Session, folder: RunFolder, *, parents: list[Parent]) -
         seed=session.recipe.seed,
         replace=True,
     ) as place:
-        write_model_files(session.trainer, "policy", weights, place)
+        if not session.trainer.method.finish(place, weights):
+            write_model_files(session.trainer, "policy", weights, place)
         return measured(session, place)
 
 

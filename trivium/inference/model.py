@@ -34,6 +34,7 @@ from trivium.inference.settings import Settings, settle
 from trivium.inference.stopping import TextStream
 from trivium.losses.tokens import token_logprobs
 from trivium.models.folder import DTYPES, load_model
+from trivium.models.sentences import Sentences, read_sentences, sentences_of
 from trivium.models.transformer import Transformer
 from trivium.nearest import nearest
 from trivium.tokenizers.tokenizer import Tokenizer
@@ -201,6 +202,7 @@ class LanguageModel:
     tokenizer: turns text and messages into ids and back.
     defaults:  settings where the caller gives none.
     decisions: how the scores of a head for labels become labels.
+    sentences: how hidden states become the vector of a text; None where the model was not trained to give any.
     """
 
     def __init__(
@@ -210,6 +212,7 @@ class LanguageModel:
         *,
         defaults: Defaults | None = None,
         decisions: Decisions | None = None,
+        sentences: Sentences | None = None,
     ) -> None:
         if tokenizer.vocab_size > module.config.vocab_size:
             raise ModelError(
@@ -221,6 +224,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.defaults = defaults or Defaults()
         self.decisions = decisions or Decisions()
+        self.sentences = sentences or sentences_of(module)
 
     @property
     def device(self) -> torch.device:
@@ -301,12 +305,33 @@ class LanguageModel:
         """For each mask token in a text the likeliest tokens in its place; needs an encoder pretrained with mlm."""
         return encoding.fill(self, text, top=top)
 
-    def embed(self, text: str | list[str], *, pooling: str = "mean", normalize: bool = True) -> Tensor:
-        """The vector [D] of a text, or [N, D] of several: their hidden states ("first", "last", "mean", "max").
+    def embed(
+        self,
+        text: str | list[str],
+        *,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        truncate: bool = False,
+    ) -> Tensor:
+        """The vector [D] of a text, or [N, D] of several, as the model was trained to give them.
 
-        normalize: to length 1, so that the product of two vectors is their cosine.
+        prompt:     name of the model's text that is put in front ("query", "document"); default: what the folder says.
+        dimensions: only the first numbers of each vector (Matryoshka).
+        pooling:    which hidden states stand for the text: first, last, mean or max; default: the model's, else mean.
+        normalize:  to length 1, so that the product of two vectors is their cosine; default: the model's, else yes.
+        truncate:   cut texts that are too long for the model, which are an error otherwise.
         """
-        vectors = encoding.embed(self, [text] if isinstance(text, str) else text, pooling=pooling, normalize=normalize)
+        vectors = encoding.embed(
+            self,
+            [text] if isinstance(text, str) else text,
+            prompt=prompt,
+            dimensions=dimensions,
+            pooling=pooling,
+            normalize=normalize,
+            truncate=truncate,
+        )
         return vectors[0] if isinstance(text, str) else vectors
 
     def classify(self, texts: Sequence[Texts], *, truncate: bool = False) -> list[Classified]:
@@ -520,9 +545,14 @@ def load(
     module = load_model(folder, dtype=_dtype(dtype), device=_device(device), base=base).eval()
     path = Path(folder)
     decisions = read_decisions(path, module.config.labels)
+    sentences = read_sentences(path)
+    if sentences is not None:
+        sentences = sentences.to(next(module.parameters()))
     # A folder that PEFT wrote has adapters only, and how to generate is known to the base.
     under = path if module.base is None else Path(module.base.path)
-    return LanguageModel(module, tokenizer_of(path, under), defaults=read_defaults(under), decisions=decisions)
+    return LanguageModel(
+        module, tokenizer_of(path, under), defaults=read_defaults(under), decisions=decisions, sentences=sentences
+    )
 
 
 def tokenizer_of(folder: Path, base: Path) -> Tokenizer:
