@@ -25,8 +25,10 @@ from trivium.cli import (
     data,
     doctor,
     eval,
+    export,
     generate,
     lineage,
+    merge,
     music,
     plan,
     prompt,
@@ -79,6 +81,8 @@ app.command()(generate.generate)
 app.command()(chat.chat)
 app.add_typer(prompt.app, name="prompt")
 app.add_typer(music.app, name="music")
+app.command()(export.export)
+app.command()(merge.merge)
 app.command()(lineage.lineage)
 app.command()(report.report)
 app.command()(verify.verify)

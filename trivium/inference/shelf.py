@@ -131,9 +131,9 @@ def check_name(name: str) -> None:
         )
 
 
-def open_shelf(folder: Path, load: Callable[[Path], LanguageModel]) -> LanguageModel:
-    """The base of a stored shelf with all entries on it, each in its current version."""
-    stored = ShelfFolder(folder)
+def open_shelf(folder: Path, load: Callable[[Path], LanguageModel], *, base: str | Path | None = None) -> LanguageModel:
+    """The base of a stored shelf (`base`: where it has moved to) with all entries on it, in their current versions."""
+    stored = ShelfFolder(folder, base=base)
     model = load(stored.base)
     for name in stored.entries():
         model.shelf.add(name, stored.adapter(name))

@@ -216,7 +216,7 @@ def load_adapters(
             fix="merge that adapter into its base first: trivium export FOLDER --merge --output BASE",
         )
     if wanted is None:
-        wanted = _wanted_head(path, stored, read_config(found))
+        wanted = _head_of_labels(stored[0], read_config(found))
     model = load_model(found, dtype=dtype, device=device, head=wanted, seed=seed)
     model.base = base_of(found)
     own = read_json(path / OWN) if (path / OWN).is_file() else {}
@@ -261,7 +261,8 @@ def put_beside(
     assert model.base is not None, "only a model that was read from a folder has adapters beside it"
     find_base(path, model.base.path)
     stored = list(stored_adapters(path))
-    shape = with_head(model.config, wanted) if (wanted := _wanted_head(path, stored, model.config)) else model.config
+    wanted = head_settings(path) or _head_of_labels(stored[0], model.config)
+    shape = with_head(model.config, wanted) if wanted else model.config
     with torch.device("meta"):
         whole = type(model)(shape)
     added: list[Transform] = []
@@ -299,14 +300,6 @@ def _refuse_changes(folder: Path, changed: list[str]) -> None:
         raise ModelError(
             "the adapter changes its base, so others cannot share it", where=folder, value=found[0], fix=fix
         )
-
-
-def _wanted_head(folder: Path, stored: list[Stored], base: ModelConfig) -> dict[str, Any] | None:
-    """The head that a folder brings along; None: that of the base."""
-    if config := head_settings(folder):
-        return config
-    task = {task: head for (head, _), task in _TASKS.items()}.get(str(stored[0].settings.get("task_type")))
-    return head_of_labels(task, stored[0].tensors(), base)
 
 
 def _add(model: Transformer, entry: Stored, name: str, *, seed: int) -> Transform:
@@ -451,7 +444,15 @@ def read_adapter_config(folder: Path, base: Path | str | None = None) -> ModelCo
     """The shape of the model that a folder of adapters makes."""
     if (folder / CONFIG).is_file():
         return config_of(folder, read_json(folder / CONFIG))
-    return read_config(find_base(folder, base))
+    config = read_config(find_base(folder, base))
+    head = _head_of_labels(next(stored_adapters(folder)), config)
+    return config if head is None else with_head(config, head)
+
+
+def _head_of_labels(entry: Stored, config: ModelConfig) -> dict[str, Any] | None:
+    """The head that an adapter of PEFT brings along for its base, whose shape is `config`."""
+    task = {task: head for (head, _), task in _TASKS.items()}.get(str(entry.settings.get("task_type")))
+    return head_of_labels(task, entry.tensors(), config)
 
 
 def _task(config: ModelConfig) -> str | None:
