@@ -262,7 +262,7 @@ def write_model(session: Session, folder: RunFolder, *, parents: list[Parent]) -
 
 def measured(session: Session, place: Path) -> Evaluation | None:
     """What a model with a head is worth on the held-out data; it never stands in the way of the model itself."""
-    if session.trainer.method.data_kind not in ("labels", "tokens", "questions"):
+    if session.trainer.method.data_kind not in ("labels", "tokens", "questions", "similar"):
         return None
     from trivium.drivers.evaluating import measure_final
 
