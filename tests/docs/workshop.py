@@ -88,7 +88,7 @@ def labelled_rows(words: list[str]) -> dict[str, list[dict[str, Any]]]:
 
 def smoke(command: str, more: str = "") -> str:
     """The command in smoke size; `more` is for those that read a recipe."""
-    if re.match(r"trivium train |torchrun .*-m trivium train ", command):
+    if re.match(r"trivium (train|sweep) |torchrun .*-m trivium train ", command):
         return f"{command} {SMALL} {more}"
     if command.startswith("trivium data "):
         return f"{command} {more}"

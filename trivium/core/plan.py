@@ -435,12 +435,16 @@ def _times(steps: int, every: int | None) -> int:
     return math.ceil(steps / (every or max(1, steps // 10)))
 
 
+class NoRoom(ConfigError):
+    """A run that the memory cannot hold."""
+
+
 def refuse_if_impossible(plan: Forecast, machine: Machine) -> None:
-    """Raise ConfigError, with a setting that fits, if memory or disk cannot hold the run."""
+    """Raise NoRoom or ConfigError, with a setting that fits, if memory or disk cannot hold the run."""
     memory = plan.memory
     allowed = MARGIN * machine.memory_bytes
     if memory.peak > allowed:
-        raise ConfigError(
+        raise NoRoom(
             f"the run needs about {readable_bytes(memory.peak)} of memory, {readable_bytes(machine.memory_bytes)} "
             f"are free on {machine.device}",
             where="train.micro_batch_size",

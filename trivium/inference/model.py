@@ -37,6 +37,7 @@ from trivium.models.folder import DTYPES, load_model
 from trivium.models.sentences import Sentences, read_sentences, sentences_of
 from trivium.models.transformer import Transformer
 from trivium.nearest import nearest
+from trivium.threads import use_threads
 from trivium.tokenizers.tokenizer import Tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
@@ -539,7 +540,7 @@ def load(
     """
     if threads is not None:
         check_number("threads", threads, at_least=1, whole=True, fix="use a whole number from 1 up")
-        torch.set_num_threads(threads)
+        use_threads(threads)
     module = load_model(folder, dtype=_dtype(dtype), device=_device(device)).eval()
     path = Path(folder)
     decisions = read_decisions(path, module.config.labels)

@@ -206,7 +206,7 @@ def load_adapters(
     stored = list(stored_adapters(path))
     found = find_base(path, base)
     config = head_settings(path)
-    wanted = {**config, **(head or {})} or None
+    wanted = head or config or None
     if is_adapter(found):
         raise ModelError(
             "the base of an adapter must be a model of its own, not an adapter",
@@ -228,7 +228,7 @@ def load_adapters(
     finish(model)
     for entry, adapter in zip(stored, adapters_of(model), strict=True):
         if entry.kind not in _HUB_FILES:
-            check_tensors(entry.file, adapter, entry.tensors(), model)
+            check_tensors(entry.file, adapter, entry.tensors(), model, other_head=head is not None)
     check_head(path, model, values)
     return model
 
