@@ -41,6 +41,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the resamples behind the intervals, and of --rows.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Of adapters: where their base lies, if it was moved.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model: its labels, tags or answers, its vectors, or the texts it writes for the sources of pairs.
@@ -52,7 +53,7 @@ def evaluate(
 
     if is_remote(model):
         options = {"--name": name, "--calibrate": calibrate, "--vectors": vectors or None, "--dims": dims}
-        for option, value in {**options, "--against": against}.items():
+        for option, value in {**options, "--against": against, "--base": base}.items():
             if value is not None:
                 raise TriviumError(f"{option} has no effect on the model of a server", value=value, fix="leave it out")
         found = evaluate_remote(model, data, overrides or [], output=output, seed=seed, rows=rows)
@@ -71,6 +72,7 @@ def evaluate(
             vectors=vectors,
             dimensions=dims,
             against=against,
+            base=base,
         )
     places = {"folder": found.folder, "calibrated": found.calibrated}
     written = {key: str(place) for key, place in places.items() if place is not None}

@@ -68,6 +68,7 @@ def evaluate_folder(
     vectors: bool = False,
     dimensions: Sequence[int] | None = None,
     against: Path | None = None,
+    base: Path | None = None,
 ) -> Evaluated:
     """Measures a run's final model, or any model folder, on a data file.
 
@@ -79,15 +80,16 @@ def evaluate_folder(
     rows:      of a model that writes text, which is slow: how many, drawn by the seed.
     vectors:   measure the vectors of texts, which is all there is to a folder that the methods for vectors left.
     dimensions, against: see `evaluate_vectors`.
+    base:      of adapters, where their base lies; default: where they say.
     """
     run = place if (place / "final" / "config.json").is_file() else None
     folder = place / "final" if run else place
-    shape = read_config(folder)
+    shape = read_config(folder, base=base)
     writes = shape.head == "language" and shape.kind != "encoder"
     vectors = vectors or (shape.head not in KINDS and (folder / MODULES).is_file())
     _check_choice(folder, shape.head, writes=writes, vectors=vectors, only=bool(dimensions or against))
     settings = data_settings(run, data, overrides, length=shape.max_positions)
-    model = load(folder, device=device, threads=threads)
+    model = load(folder, device=device, threads=threads, base=base)
     if rows is not None and (vectors or not writes):
         raise ModelError(
             "only models that write text are measured on a part", value=f"--rows {rows}", fix="leave it out"
