@@ -1,4 +1,4 @@
-"""A range test of learning rates (Smith 2017, arXiv:1506.01186): they rise from update to update, and the loss says where.
+"""A range test of learning rates (Smith 2017, arXiv:1506.01186): they rise with each update, and the loss says where.
 
 The rate grows by the same factor each time from far too small to too large, on real updates of the recipe. Two places
 count: where the smoothed loss falls fastest, and where it has lost half of what it gained. Nothing is written, and the

@@ -173,7 +173,7 @@ def machine_that_fits(
     trainable: int | None,
     virtual_tokens: float,
 ) -> tuple[Machine, int]:
-    """The machine before any memory is taken, and the rows of a micro-batch; ConfigError if the machine is too small."""
+    """The machine before any memory is taken, and the rows of a micro-batch; ConfigError if it is too small."""
     machine = describe_machine(Path(recipe.runs), device=device.type)
     plan = forecast(
         config,
