@@ -187,6 +187,11 @@ def _transforms(resolved: ResolvedRecipe) -> Iterator[Problem]:
         text, fix = "a pipeline trains whole models only", "set engine.name=fsdp2 (or ddp, or single)"
         yield _problem(resolved, ("engine", "name"), text, fix)
     yield from _quantised(resolved, bool(adapters))
+    for number, chosen in enumerate(resolved.transforms):
+        later = getattr(chosen.config, "unfreeze_every", None) or getattr(chosen.config, "cached_features", False)
+        if later and recipe.engine.name != "single":
+            text = f"{chosen.name} with unfreeze_every or cached_features runs in one process"
+            yield _problem(resolved, ("transforms", number), text, "set engine.name=single, or delete that line")
     if not adapters:
         return
     number, first = adapters[0]

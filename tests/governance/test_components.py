@@ -47,7 +47,7 @@ def test_method_has_a_page_in_the_site(name: str) -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda file: file.stem)
 def test_recipe_begins_with_its_command(file) -> None:
     first = file.read_text(encoding="utf-8").partition("\n")[0]
-    verb = {"pipelines": "data run", "sweeps": "sweep"}.get(file.parent.name, "train")
+    verb = {"pipelines": "data run", "sweeps": "sweep", "comparisons": "compare"}.get(file.parent.name, "train")
     assert first.startswith(f"# trivium {verb} {file.relative_to(ROOT)}"), first
 
 

@@ -19,13 +19,16 @@ import typer.core
 from trivium import __version__
 from trivium.cli import (
     chat,
+    compare,
     compress,
     config,
     data,
     doctor,
     eval,
+    export,
     generate,
     lineage,
+    merge,
     music,
     plan,
     quickstart,
@@ -71,10 +74,13 @@ app.add_typer(plan.app, name="plan")
 app.command()(train.train)
 app.command()(sweep.sweep)
 app.command("eval")(eval.evaluate)
+app.command()(compare.compare)
 app.add_typer(compress.app, name="compress")
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.add_typer(music.app, name="music")
+app.command()(export.export)
+app.command()(merge.merge)
 app.command()(lineage.lineage)
 app.command()(report.report)
 app.command()(verify.verify)

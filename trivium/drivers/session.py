@@ -40,6 +40,7 @@ from trivium.models.quantized import share_quantized
 from trivium.models.transform import Transform, apply_transforms, lr_factors
 from trivium.models.transformer import Transformer
 from trivium.recipe import Recipe, Source
+from trivium.threads import use_threads
 from trivium.tokenizers.tokenizer import Tokenizer
 
 CPU_RATE = 1e11
@@ -115,6 +116,9 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     feed = LoaderFeed(loader, Progression(), recipe.data.prefetch)
     trainer = make_trainer(resolved, method, roles, feed, tokenizer, total, device=device, processes=processes)
     warning = slow_precision(recipe.train.precision, device)
+    if any(getattr(chosen.config, "cached_features", False) for chosen in resolved.transforms):
+        splits = [data for data in (train_data, validation_data) if data is not None]
+        started.append(cache_features(recipe, method, splits, device, processes))
     return Session(
         resolved=resolved,
         processes=processes,
@@ -131,6 +135,28 @@ def open_session(resolved: ResolvedRecipe) -> Session:
         machine=machine,
         notes=[*tokenizer.messages, *said_of_sealed(train_data), *started, *([warning] if warning else [])],
     )
+
+
+def cache_features(
+    recipe: Recipe, method: Method, splits: list[Dataset], device: torch.device, processes: Processes
+) -> str:
+    """Runs the frozen body once over all texts, for a head that trains on what it says; a note about it."""
+    from trivium.core.features import Features
+
+    policy = method.policy
+    if policy.module.config.head != "sequence":
+        raise ConfigError(
+            "features are cached for heads that give labels to whole texts",
+            where="transforms",
+            value=f"method: {recipe.method.get('name')}",
+            fix="use the method classification, or delete cached_features",
+        )
+    features = Features()
+    for data in splits:
+        loader = make_loader(recipe, method, data, processes)
+        features.fill(policy, method, loader.evaluation(), device)
+    policy.features = features
+    return f"the features of {len(features):,} texts are cached: the body runs no more"
 
 
 def make_trainer(
@@ -273,7 +299,7 @@ def set_up_torch(recipe: Recipe, processes: Processes) -> None:
     """Threads, memory and deterministic kernels."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(recipe.train.threads or max(1, cores // local))
+    use_threads(recipe.train.threads or max(1, cores // local))
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Filling fresh memory would find reads of it, which this package does not make, and costs time.

@@ -28,6 +28,7 @@ from trivium.models.attention import (
     Plan,
     plan_attention,
     plan_cross_attention,
+    plan_picked_attention,
 )
 from trivium.models.cache import KVCache
 from trivium.models.config import ModelConfig, Rope
@@ -71,11 +72,13 @@ class Stack(nn.Module):
         memory: Tensor | None = None,
         source: Layout | None = None,
         prefix: Opening | None = None,
+        wanted: Tensor | None = None,
     ) -> Plan:
         """Everything the blocks share for tokens that lie as `layout` says: positions, angles, attention calls.
 
         memory, source: hidden states [T_s, D] and layout of the sources, for a stack that looks at them.
         prefix: keys and values that stand before the sequences.
+        wanted: [W] the tokens, ascending, that the last block is run for.
         """
         seen = layout if prefix is None else prefix.layout
         totals, positions = list(seen.lengths), seen.positions(device)
@@ -95,7 +98,10 @@ class Stack(nn.Module):
                 angles = rotary.cos_sin(config, rope, positions, layout=layout, totals=totals)
             own = replace(pattern, window=window)
             attend = plan_attention(seen, pattern=own, device=device, cache=cache)
-            return LayerPlan(angles, attend if prefix is None else OpenedAttention(attend, prefix))
+            if prefix is not None:
+                return LayerPlan(angles, OpenedAttention(attend, prefix))
+            picked = None if angles is not None else plan_picked_attention(layout, wanted, pattern=own)
+            return LayerPlan(angles, attend, picked)
 
         kinds = {config.slides(layer) for layer in range(len(self.blocks))}
         cross = None
@@ -236,7 +242,7 @@ class Transformer(Stack):
         offset:      [T, D], added to the input embeddings.
         source:      for an encoder-decoder: one source for each sequence; once it is in the cache, None.
         token_types: [T] segment of each token, for models that tell them apart; default: all 0.
-        wanted:      [W] tokens whose hidden states `then` looks at; the others may be zero, and cost less.
+        wanted:      [W] tokens, ascending, whose hidden states `then` looks at; the others may be zero, and cost less.
         Returns logits [B, L, V] or [T, V] (scores of sequences: [S, N]), or the result of `then`.
         """
         shape = input_ids.shape
@@ -245,16 +251,19 @@ class Transformer(Stack):
             input_ids = input_ids.reshape(-1)
         if layout.tokens != input_ids.shape[0]:
             raise ValueError(f"the layout counts {layout.tokens} tokens, input_ids has {input_ids.shape[0]}")
+        if not self._can_leave_out:
+            wanted = None
         memory, read = (None, None) if source is None else self._read(source)
         prompt = self._opening(layout, cache, Transform.prompt) if self.encoder is None else None
         inside = layout if prompt is None else prompt.layout
         prefix = self._opening(inside, cache, Transform.prefix)
-        plan = self.plan(inside, device=input_ids.device, cache=cache, memory=memory, source=read, prefix=prefix)
-        if not self._can_leave_out:
-            wanted = None
         places = wanted if prompt is None else self._heard(prompt, layout, wanted)
+        last = None if wanted is None else places
+        plan = self.plan(
+            inside, device=input_ids.device, cache=cache, memory=memory, source=read, prefix=prefix, wanted=last
+        )
         hidden = self.embed_inputs(input_ids, plan.positions, offset, token_types, prompt)
-        hidden = self.run_blocks(hidden, plan, wanted=None if wanted is None else places)
+        hidden = self.run_blocks(hidden, plan, wanted=last)
         if cache is not None:
             cache.advance((inside if prefix is None else prefix.layout).lengths)
         if plan.routing:

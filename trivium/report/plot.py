@@ -75,6 +75,8 @@ class Plot:
     bands: list[Band] = field(default_factory=list)
     bars: list[tuple[float, float, float]] = field(default_factory=list)
     """(left, width, height) in percent, of a histogram."""
+    labels: list[tuple[float, float, str, bool]] = field(default_factory=list)
+    """(left, bottom) in percent of a dot, its name, and whether that stands to the left of it."""
     x_label: str = "update"
     table: list[tuple[str, ...]] = field(default_factory=list)
     """The values in words, for readers without the picture; the first row is the heading."""
