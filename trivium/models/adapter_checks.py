@@ -61,7 +61,7 @@ def check_tensors(
     known |= {adapter.peft_prefix + key.file for key in table}
     file = family(model.config.family)
     if other_head:
-        known |= {PEFT_PREFIX + key.file for head in file.HEADS.values() for key in head.keys}
+        known |= {adapter.peft_prefix + key.file for head in file.HEADS.values() for key in head.keys}
     unknown = sorted(
         name
         for name in tensors
