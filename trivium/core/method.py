@@ -252,6 +252,16 @@ class Method:
                 where="train.sample_prompts",
                 fix="delete this line",
             )
+        dialogues = [prompt for prompt in recipe.train.sample_prompts if not isinstance(prompt, str)]
+        if dialogues and model.kind == "encoder_decoder":
+            raise ConfigError(
+                "the encoder of an encoder-decoder reads text, no dialogue",
+                where="train.sample_prompts",
+                value=dialogues[0],
+                fix="write the prompt as text",
+            )
+        for dialogue in dialogues:
+            tokenizer.encode_prompt(dialogue)  # refuses what is no dialogue, or has no chat template
 
     def head(self, data: Dataset) -> Mapping[str, Any] | None:
         """What the policy must end in, as fields of `ModelConfig`; None: what it has. `data` is the training data."""
