@@ -54,7 +54,11 @@ def _problem(resolved: ResolvedRecipe, keys: Keys, text: str, fix: str, value: o
 def _paths(resolved: ResolvedRecipe) -> Iterator[Problem]:
     """Data, model and tokenizer must exist."""
     recipe = resolved.recipe
-    sources: dict[str, list[Source]] = {"train": recipe.data.train, "validation": recipe.data.validation}
+    sources: dict[str, list[Source]] = {
+        "train": recipe.data.train,
+        "validation": recipe.data.validation,
+        "probe": recipe.data.probe,
+    }
     for split, entries in sources.items():
         if split == "train" and not entries:
             yield _problem(resolved, ("data", "train"), "data.train is empty", "give a path or a list of paths")
@@ -249,6 +253,9 @@ def _numbers(resolved: ResolvedRecipe) -> Iterator[Problem]:
         yield _problem(
             resolved, ("train", "warmup_steps"), text, "make it smaller, 2 % of the run is usual", train.warmup_steps
         )
+    if data.probe and model.path is None:
+        text = "data.probe has no effect: a model from a preset has nothing to forget"
+        yield _problem(resolved, ("data", "probe"), text, "start from a model folder (model.path), or delete this line")
     if model.preset is not None:
         from trivium.models.build import preset
 

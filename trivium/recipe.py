@@ -46,6 +46,8 @@ SHORTHAND = {
     "data.train.*": "path",
     "data.validation": "[]",
     "data.validation.*": "path",
+    "data.probe": "[]",
+    "data.probe.*": "path",
 }
 """Where text stands for a section (the key it is the value of) or for a list of one (`[]`); for overrides."""
 
@@ -223,6 +225,8 @@ class DataSection(StrictModel):
     """Training data: a path or a list of sources."""
     validation: Sources = Field(default_factory=list)
     """Held-out data of the same kind."""
+    probe: Sources = Field(default_factory=list)
+    """General text: what the model forgets of it by this run is measured at the end, against its start."""
     sequence_length: int = Field(512, ge=8, le=1 << 20)
     """Tokens in one row; longer documents are cut into several sequences (documents) or handled by `truncation`."""
     packing: Literal["best_fit", "none"] = "best_fit"

@@ -24,6 +24,7 @@ FREE_TO_CHANGE = (
     "runs",
     "engine",
     "data.prefetch",
+    "data.probe",
     "train.micro_batch_size",
     "train.compile",
     "train.activation_checkpointing",
