@@ -22,7 +22,7 @@ import random
 from pathlib import Path
 
 from books import write_books
-from sides import THREADS, Measured, our_run, take_turns, their_run
+from sides import Measured, our_run, set_their_threads, take_turns, their_run
 
 PEERS = ("padded", "grouped", "blocks")
 SEQUENCE, ROWS = 512, 8
@@ -57,7 +57,7 @@ def theirs(folder: Path, steps: int, setting: str) -> Measured:
     )
     from transformers.trainer_pt_utils import get_length_grouped_indices
 
-    torch.set_num_threads(THREADS)
+    set_their_threads()
     torch.manual_seed(0)
     special = {"pad_token": "<|pad|>", "mask_token": "[MASK]", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer" / "tokenizer.json"), **special)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sides import THREADS, Measured, our_run, take_turns, their_run
+from sides import Measured, our_run, set_their_threads, take_turns, their_run
 
 SHAPE = {
     "vocab_size": 8192,
@@ -64,7 +64,7 @@ def theirs(folder: Path, steps: int, *, compiled: bool) -> Measured:
     from tokenizers import Tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-    torch.set_num_threads(THREADS)
+    set_their_threads()
     text = (folder / "text.txt").read_text(encoding="utf-8")
     ids = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json")).encode(text, add_special_tokens=False).ids
     rows = torch.tensor(ids[: len(ids) // SEQUENCE * SEQUENCE]).view(-1, SEQUENCE)

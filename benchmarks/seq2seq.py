@@ -22,7 +22,7 @@ import random
 from pathlib import Path
 
 from books import DATA
-from sides import THREADS, Measured, our_run, take_turns, their_run
+from sides import Measured, our_run, set_their_threads, take_turns, their_run
 
 PEERS = ("padded", "grouped")
 SEQUENCE, ROWS = 512, 8
@@ -76,7 +76,7 @@ def theirs(folder: Path, steps: int, setting: str) -> Measured:
         T5ForConditionalGeneration,
     )
 
-    torch.set_num_threads(THREADS)
+    set_their_threads()
     special = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer" / "tokenizer.json"), **special)
     pairs = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]

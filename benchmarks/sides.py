@@ -51,6 +51,14 @@ def our_run(folder: Path, steps: int, *, count: Callable[[Any], int], **recipe: 
     return {"seconds": sum(seconds[WARMUP:]), "tokens": sum(tokens[WARMUP:]), "loss": losses[-1]}
 
 
+def set_their_threads() -> None:
+    """As many threads as ours; left alone if torch has them already, since setting them slows attention down."""
+    import torch
+
+    if torch.get_num_threads() != THREADS:
+        torch.set_num_threads(THREADS)
+
+
 def their_run(
     folder: Path,
     steps: int,

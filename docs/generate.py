@@ -4,6 +4,7 @@ A page asks for it with a comment on a line of its own:
 
     <!-- generated: settings -->            all settings of a recipe
     <!-- generated: settings methods.dpo -->   the settings of one component
+    <!-- generated: settings sweep -->      the settings of a search
     <!-- generated: components methods -->  a table of the components of a folder
     <!-- generated: commands -->            the help of every verb
     <!-- generated: presets -->             the shapes a model can start from
@@ -24,6 +25,7 @@ from pydantic.fields import FieldInfo
 from trivium import registry
 from trivium.config import StrictModel, recipe_keys
 from trivium.problems import fields_below, type_words
+from trivium.schema import sweep_keys
 
 MARK = re.compile(r"^<!-- generated: (\w+) ?([\w.]*) ?-->$", re.MULTILINE)
 
@@ -64,7 +66,9 @@ def settings_table(fields: Iterable[tuple[str, FieldInfo]]) -> str:
 
 
 def settings(component: str) -> str:
-    """All settings of a recipe, by section; or those of `folder.name`."""
+    """All settings of a recipe, by section; or those of `folder.name`, or of the section `sweep`."""
+    if component == "sweep":
+        return settings_table(sweep_keys().items())
     if component:
         folder, _, name = component.partition(".")
         return component_settings(cast(registry.Folder, folder), name)

@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING
 from trivium.lazy import lazy_attributes
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "TriviumError", "load", "train"]
+__all__ = ["__version__", "TriviumError", "compare", "load", "sweep", "train"]
 
 if TYPE_CHECKING:
+    from trivium.drivers.compare import compare as compare
     from trivium.drivers.single import train as train
+    from trivium.drivers.sweep import sweep as sweep
     from trivium.errors import TriviumError as TriviumError
     from trivium.inference.model import load as load
 
 __getattr__ = lazy_attributes(
     __name__,
     {
+        "compare": "trivium.drivers.compare",
         "load": "trivium.inference.model",
+        "sweep": "trivium.drivers.sweep",
         "train": "trivium.drivers.single",
         "TriviumError": "trivium.errors",
     },

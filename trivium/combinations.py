@@ -171,6 +171,8 @@ def _pipeline(resolved: ResolvedRecipe) -> Iterator[Problem]:
     reason = None
     if cls.backward is not None:
         reason = "makes several backward passes for each micro-batch"
+    elif cls.represent is not None:
+        reason = "compares the texts of a whole update with each other"
     elif cls.updates is not Method.updates:
         reason = "makes its own updates from rollouts"
     if reason:
@@ -247,9 +249,14 @@ def _numbers(resolved: ResolvedRecipe) -> Iterator[Problem]:
         from trivium.models.build import preset
 
         shape = preset(model.preset, model.config)
-        if shape.positions == "learned" and data.sequence_length > shape.max_positions:
+        # A row of similar texts holds several, each with positions of its own.
+        longest = data.sequence_length
+        if getattr(resolved.method.cls, "data_kind", None) == "similar":
+            longest = data.similar.text_length or longest
+        if shape.positions == "learned" and longest > shape.max_positions:
             text = f"rows are longer than the {shape.max_positions} learned positions of {model.preset}"
-            fix = f"set data.sequence_length={shape.max_positions}, or model.config.max_positions"
+            setting = "data.sequence_length" if longest == data.sequence_length else "data.similar.text_length"
+            fix = f"set {setting}={shape.max_positions}, or model.config.max_positions"
             yield _problem(resolved, ("data", "sequence_length"), text, fix, data.sequence_length)
 
 

@@ -122,11 +122,25 @@ def resolve(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence
     recipe:    path of a YAML file, or the same tree built in Python.
     overrides: `a.b.c=value` and, for items of lists, `a.0.b=value`; the value is read as YAML.
     """
-    from trivium.problems import raise_first
     from trivium.recipe import SHORTHAND, Recipe
 
     plain = recipe.model_dump(exclude_unset=True) if isinstance(recipe, Recipe) else recipe
     tree = read_tree(plain, overrides, shorthand=SHORTHAND)
+    search = tree.value.pop("sweep", None)
+    if search is not None and search.value is not None:
+        raise ConfigError(
+            "this recipe searches for settings (sweep), which one run cannot do",
+            where=search.where,
+            fix="'trivium sweep' runs the search and writes the best recipe; sweep=null takes the recipe as it stands",
+        )
+    return resolve_tree(tree, overrides, source=Path(recipe) if isinstance(recipe, str | Path) else None)
+
+
+def resolve_tree(tree: Node, overrides: Sequence[str] = (), *, source: Path | None = None) -> ResolvedRecipe:
+    """`resolve` for a tree that was read and overridden already."""
+    from trivium.problems import raise_first
+    from trivium.recipe import Recipe
+
     _migrate(tree)
     _name_optimizer(tree)
 
@@ -145,7 +159,7 @@ def resolve(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence
         transforms=tuple(transforms),
         optimizer=optimizer,
         overrides=tuple(overrides),
-        source=Path(recipe) if isinstance(recipe, str | Path) else None,
+        source=source,
         tree=tree,
     )
 

@@ -123,6 +123,8 @@ class LabelSettings(StrictModel):
     """Words of several tokens: all of them carry the tag of the word, not only the first."""
     stride: int = Field(128, ge=0)
     """Tokens that neighbouring windows of a long context share (question answering)."""
+    balanced: bool = False
+    """Training draws every label equally often, however many rows have it (texts with one label)."""
 
 
 class PairSettings(StrictModel):
@@ -134,6 +136,27 @@ class PairSettings(StrictModel):
     """Column of the text to write; default: target, summary, highlights, ..."""
     prefix: str = ""
     """Text put in front of each source, such as T5's `translate English to German: `."""
+
+
+class SimilarSettings(StrictModel):
+    """How rows of texts that belong together are read: an anchor, its positive, negatives or a score."""
+
+    anchor: str | None = None
+    """Column of the anchor, or of the only text; default: anchor, query, question, sentence1, text, ..."""
+    positive: str | None = None
+    """Column of the text that belongs to the anchor; default: positive, passage, answer, sentence2, ..."""
+    negative: str | list[str] | None = None
+    """Columns of texts that do not belong to it; default: negative, negatives, negative_1, ..., where there are any."""
+    score: str | None = None
+    """Column that says how alike both texts are; default: score, similarity or label of two sentences."""
+    score_max: float = Field(1.0, gt=0)
+    """The score of texts that mean the same; scores are divided by it."""
+    text_length: int | None = Field(None, ge=8)
+    """Longest text in tokens, with its prefix; default: what the row, which all its texts share, has room for."""
+    query_prefix: str = ""
+    """Text put in front of each anchor, and of both texts where neither is a passage; kept in the model folder."""
+    passage_prefix: str = ""
+    """Text put in front of positives and negatives; kept in the model folder."""
 
 
 class CurriculumSettings(StrictModel):
@@ -207,6 +230,8 @@ class DataSection(StrictModel):
     """How rows with labels are read."""
     pairs: PairSettings = Field(default_factory=PairSettings)
     """How rows of pairs are read."""
+    similar: SimilarSettings = Field(default_factory=SimilarSettings)
+    """How rows of texts that belong together are read."""
     mixture: MixtureSettings = Field(default_factory=MixtureSettings)
     """How the sources share the run, beside their weights, token budgets and limits."""
     curriculum: CurriculumSettings | None = None

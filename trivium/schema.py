@@ -16,6 +16,7 @@ from trivium.config import DEFAULT_OPTIMIZER, StrictModel, recipe_keys
 from trivium.problems import fields_below
 from trivium.recipe import SHORTHAND, Recipe
 from trivium.registry import Folder, component, first_line, names
+from trivium.search_space import Dimension, SweepSection, SweepSettings
 
 _COMPONENTS: dict[Folder, tuple[str, ...]] = {
     "methods": ("Recipe", "method"),
@@ -41,6 +42,7 @@ def recipe_schema() -> dict[str, Any]:
         place["oneOf"] = alternatives
     _allow_shorthand(definitions)
     _shape(definitions)
+    _sweep(definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Trivium recipe",
@@ -60,6 +62,34 @@ def every_setting() -> Iterator[tuple[str, FieldInfo, str | None]]:
         for name in names(folder):
             for key, field in fields_below(component(folder, name).Config, f"{place}."):
                 yield key, field, name
+
+
+def sweep_keys() -> dict[str, FieldInfo]:
+    """Every dotted key of a section `sweep`; KEY stands for a searched key."""
+    return {
+        **dict(fields_below(SweepSettings, "sweep.")),
+        "sweep.space": SweepSection.model_fields["space"],
+        **dict(fields_below(Dimension, "sweep.space.KEY.")),
+    }
+
+
+def _sweep(definitions: dict[str, Any]) -> None:
+    """The section `sweep`, with what may be written shorter."""
+    section = _lift(SweepSection, definitions)
+    properties = section["properties"]
+    said = {key: {"description": field.description} for key, field in SweepSection.model_fields.items()}
+    for key, name in (("sampler", "SamplerSettings"), ("pruner", "PrunerSettings")):
+        names = {"enum": definitions[name]["properties"]["name"]["enum"]}
+        properties[key] = {**said[key], "anyOf": [names, {"$ref": f"#/$defs/{name}"}]}
+    goal = [{"type": "string"}, {"$ref": "#/$defs/Goal"}]
+    properties["goals"] = {
+        **said["goals"],
+        "anyOf": [*goal, {"type": "array", "items": {"anyOf": goal}, "minItems": 1}],
+    }
+    # Keys may be nested, so what is not a dimension may be a section of them.
+    properties["space"]["additionalProperties"] = {"type": ["array", "object"]}
+    definitions["Dimension"]["description"] = "One setting that is searched"
+    definitions["Recipe"]["properties"]["sweep"] = section
 
 
 def _component(folder: Folder, definitions: dict[str, Any]) -> list[dict[str, Any]]:

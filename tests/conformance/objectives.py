@@ -7,6 +7,7 @@ import random
 import tempfile
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -78,23 +79,39 @@ def model_config(kind: str, **changes: Any) -> ModelConfig:
 
 
 @cache
-def rows(kind: str) -> str:
-    """A file of ragged texts, or of pairs."""
+def rows(kind: str, shape: str = "") -> str:
+    """A file of ragged texts, of pairs, of texts with a label, or of similar texts in one of their shapes."""
     rng = random.Random(5)
 
     def text() -> str:
         return " ".join(rng.choices(WORDS, k=rng.choice([1, 2, 5, 9, 40])))
 
     path = Path(tempfile.mkdtemp()) / "rows.jsonl"
-    lines = [{"source": text(), "target": text()} if kind == "pairs" else {"text": text()} for _ in range(40)]
+
+    def line() -> dict[str, Any]:
+        if kind == "pairs":
+            return {"source": text(), "target": text()}
+        if kind == "labels":
+            found = text()
+            return {"text": found, "label": "abc"[len(found.split()) % 3]}
+        if kind == "similar" and shape != "alone":
+            pair = {"anchor": text(), "positive": text()}
+            score = {"score": rng.random()} if shape == "scored" else {}
+            return {**pair, **score, **({"negatives": [text(), text()]} if shape == "negatives" else {})}
+        return {"text": text()}
+
+    lines = [line() for _ in range(40)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return str(path)
 
 
-def objective_recipe(method: Method, *, engine: str = "single", micro_rows: int = 8, **train: Any) -> Recipe:
-    """The recipe of a tiny run in float64."""
+def objective_recipe(
+    method: Method, *, engine: str = "single", micro_rows: int = 8, shape: str = "", **train: Any
+) -> Recipe:
+    """The recipe of a tiny run in float64; `shape` is one of `rows`."""
     recipe = tiny_recipe(method, engine=engine, micro_batch_size=micro_rows, **train)
-    found = {"train": rows(method.data_kind), "sequence_length": LENGTH, "truncation": "right", "prefetch": 0}
+    train_file = rows(method.data_kind, shape)
+    found = {"train": train_file, "sequence_length": LENGTH, "truncation": "right", "prefetch": 0}
     return Recipe.model_validate(
         {
             **recipe.model_dump(exclude={"data", "model"}),
@@ -107,7 +124,7 @@ def objective_recipe(method: Method, *, engine: str = "single", micro_rows: int 
 
 def open_objective(method: Method, recipe: Recipe, config: ModelConfig | None = None) -> tuple[ModelConfig, Dataset]:
     """The model as the method needs it, and its data; everything `open_session` checks is checked."""
-    config = config or model_config(method.model_kinds[0])
+    config = config or model_config((*method.model_kinds, "encoder")[0])
     method.check(recipe, tokenizer(), config)
     data, _ = open_data(recipe, method, tokenizer(), Processes())
     return fitted_head(config, method.head(data)), data
@@ -122,16 +139,18 @@ def objective_trainer(
     optimizer: Any = None,
     pad_rows: bool = False,
     config: ModelConfig | None = None,
+    shape: str = "",
     **train: Any,
 ) -> Trainer:
     """A trainer on tiny models, built by the same functions as a run."""
     processes = processes or Processes()
-    recipe = objective_recipe(method, engine=engine, micro_rows=micro_rows, **train)
+    recipe = objective_recipe(method, engine=engine, micro_rows=micro_rows, shape=shape, **train)
     config, data = open_objective(method, recipe, config)
     loader = make_loader(recipe, method, data, processes)
     loader.pad_rows = pad_rows
     feed = LoaderFeed(loader, Progression(), 0)
-    roles = load_roles(recipe, config, method, compiled=False)
+    resolved: Any = SimpleNamespace(recipe=recipe, transforms=())
+    roles = load_roles(resolved, config, method, tokenizer(), compiled=False)
     context = Context(
         recipe=recipe,
         tokenizer=tokenizer(),

@@ -65,3 +65,14 @@ def test_a_run_continues_on_other_numbers_of_ranks_and_engines(world: dict[str, 
     run(world, "moved", ranks=1, until=3)
     run(world, "moved", ranks=2, until=6, engine={"name": "ddp"})
     compare(run(world, "moved", ranks=3, engine={"name": "fsdp2"}), reference)
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("transform", ["prompt_tuning", "prefix_tuning", "p_tuning"])
+def test_virtual_tokens_train_on_two_ranks_like_on_one(world: dict[str, Any], engine: str, transform: str) -> None:
+    base = Path(world["runs"]) / "base" / "final"
+    if not base.exists():
+        run(world, "base", ranks=1)
+    recipe = {**world, "model": {"path": str(base)}, "transforms": [{"name": transform, "tokens": 3}]}
+    reference = run(recipe, f"{transform}-alone-{engine}", ranks=1)
+    compare(run(recipe, f"{transform}-{engine}", ranks=2, engine={"name": engine}), reference)

@@ -76,13 +76,19 @@ def labelled_rows(words: list[str]) -> dict[str, list[dict[str, Any]]]:
             }
             for word in words
         ],
+        "passages": [{"query": f"What is a {word}?", "passage": f"A {word} is a thing of Python."} for word in words],
+        "sentences": [{"text": f"Return the {word} of a list."} for word in words],
+        "similarity": [
+            {"sentence1": f"A {word}.", "sentence2": f"The {words[at // 2]}.", "score": at / 3}
+            for at, word in enumerate(words)
+        ],
     }
     return rows | {f"{name}-held-out": lines for name, lines in rows.items()}
 
 
 def smoke(command: str, more: str = "") -> str:
     """The command in smoke size; `more` is for those that read a recipe."""
-    if re.match(r"trivium train |torchrun .*-m trivium train ", command):
+    if re.match(r"trivium (train|sweep) |torchrun .*-m trivium train ", command):
         return f"{command} {SMALL} {more}"
     if command.startswith("trivium data "):
         return f"{command} {more}"

@@ -16,6 +16,8 @@ from trivium import registry
 from trivium.config import recipe_keys
 from trivium.data.pipeline import resolve_pipeline
 from trivium.recipe import Recipe
+from trivium.schema import recipe_schema, sweep_keys
+from trivium.search_space import SweepSection, read_search
 
 METHODS = registry.names("methods")
 COMPONENTS = [(folder, name) for folder in ("methods", "optim", "transforms") for name in registry.names(folder)]
@@ -45,7 +47,7 @@ def test_method_has_a_page_in_the_site(name: str) -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda file: file.stem)
 def test_recipe_begins_with_its_command(file) -> None:
     first = file.read_text(encoding="utf-8").partition("\n")[0]
-    verb = "data run" if file.parent.name == "pipelines" else "train"
+    verb = {"pipelines": "data run", "sweeps": "sweep", "comparisons": "compare"}.get(file.parent.name, "train")
     assert first.startswith(f"# trivium {verb} {file.relative_to(ROOT)}"), first
 
 
@@ -74,6 +76,7 @@ def undocumented(cls: type[BaseModel]) -> list[str]:
 
 def test_every_setting_of_a_recipe_is_explained() -> None:
     assert not undocumented(Recipe)
+    assert not undocumented(SweepSection)
 
 
 @pytest.mark.parametrize(("folder", "name"), COMPONENTS, ids=lambda value: value)
@@ -81,7 +84,15 @@ def test_every_setting_of_a_component_is_explained(folder: Any, name: str) -> No
     assert not undocumented(registry.component(folder, name).Config)
 
 
-CHECKING = {"config.py", "recipe.py", "schema.py", "problems.py", "combinations.py", "registry.py", "marked_yaml.py"}
+CHECKING = {
+    "config.py",
+    "recipe.py",
+    "schema.py",
+    "problems.py",
+    "combinations.py",
+    "registry.py",
+    "marked_yaml.py",
+}
 """Files that look at settings without acting on them."""
 
 RECORDED = {"schema_version", "trivium_version"}
@@ -101,7 +112,19 @@ def setting(key: str) -> Any:
     return pytest.param(key, marks=[pytest.mark.xfail(reason=GAPS[key])] if key in GAPS else [])
 
 
-@pytest.mark.parametrize("key", [setting(key) for key in recipe_keys() if key not in RECORDED])
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "sweeps").glob("*.yaml")), ids=lambda file: file.stem)
+def test_sweep_fits_its_schema_and_can_be_run(file, tmp_path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    pytest.importorskip("optuna")
+    plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert not list(jsonschema.Draft202012Validator(recipe_schema()).iter_errors(plain))
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
+    held_out = [f"data.validation={tmp_path}"] if plain["data"].get("validation") else []
+    assert read_search(file, [f"tokenizer={tmp_path / 'tokenizer'}", f"data.train={tmp_path}", *held_out]).axes
+
+
+@pytest.mark.parametrize("key", [*(setting(key) for key in recipe_keys() if key not in RECORDED), *sweep_keys()])
 def test_every_setting_of_a_recipe_is_read(key: str) -> None:
     """A setting that nothing reads would be ignored in silence."""
     name = key.rpartition(".")[2]

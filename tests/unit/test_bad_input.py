@@ -13,6 +13,7 @@ import os
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -45,6 +46,30 @@ def epub(**changes: str | bytes | None) -> bytes:
         for name, content in {**PAGES, **changes}.items():
             if content is not None:
                 archive.writestr(name, content, zipfile.ZIP_STORED if name == "mimetype" else None)
+    return out.getvalue()
+
+
+def zipped(**files: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def locked(raw: bytes) -> bytes:
+    """The archive with the bits set that say its first file is encrypted."""
+    at = raw.index(b"PK\x01\x02")
+    return raw[:6] + b"\x01\x00" + raw[8 : at + 8] + b"\x01\x00" + raw[at + 10 :]
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
     return out.getvalue()
 
 
@@ -161,6 +186,12 @@ KINDS = {
     "half an EPUB": ("a.epub", epub()[:900], "damaged, or is no EPUB", ""),
     "no EPUB": ("a.epub", b"text", "damaged, or is no EPUB", ""),
     "an EPUB with a wrong sum": ("a.epub", epub().replace(struct.pack("<I", zipfile.ZipFile(io.BytesIO(epub())).getinfo("OEBPS/book.opf").CRC), b"\0\0\0\0"), "damaged, or is no EPUB", ""),
+    "a name that leads out of an archive": ("a.zip", zipped(**{"../evil.txt": b"x"}), "leads out of it", ""),
+    "a file of an archive at an absolute place": ("a.tar", tar_of({"/tmp/evil.txt": b"x"}), "leads out of it", ""),
+    "half an archive": ("a.zip", zipped(**{"a.txt": b"text" * 99})[:60], "damaged or ends", ""),
+    "half a tape": ("a.tar.gz", gzip.compress(tar_of({"a.txt": b"text" * 999}))[:90], "damaged or ends", ""),
+    "a tape that is none": ("a.tar", b"text" * 999, "damaged or ends", ""),
+    "an encrypted archive": ("a.zip", locked(zipped(**{"a.txt": b"text"})), "encrypted", ""),
     "an empty PDF": ("a.pdf", b"", "PDF is empty", ""),
     "half a PDF": ("a.pdf", b"%PDF-1.4\n1 0 obj\n<<", "cannot be read", ""),
     "no PDF": ("a.pdf", b"text" * 99, "cannot be read", ""),
@@ -333,6 +364,8 @@ def bombs(folder: Path) -> dict[str, str]:
     (folder / "dump.xml.bz2").write_bytes(bz2.compress(b"<mediawiki>") + bz2.compress(block) * 40)
     (folder / "article.nxml.gz").write_bytes(gzip.compress(b"<article>") + gzip.compress(b"<p>x</p>" * (2 * MEGA)) * 40)
     (folder / "book.epub").write_bytes(epub(**{"OEBPS/text/one.xhtml": b"<html>" + bytes(48 * MEGA)}))
+    (folder / "files.zip").write_bytes(zipped(**{f"{n}.txt": block for n in range(20)}))
+    (folder / "files.tar.gz").write_bytes(gzip.compress(tar_of({"a.txt": block * 20})))
     (folder / "paper.tex.gz").write_bytes(gzip.compress(block) * 40)
     (folder / "paper.pdf.gz").write_bytes(gzip.compress(b"%PDF-1.4" + block) * 40)
     with (folder / "line.jsonl").open("wb") as stream:
@@ -346,6 +379,8 @@ def bombs(folder: Path) -> dict[str, str]:
         "dump.xml": "too long|bomb|well-formed",
         "article.nxml": "too long|bomb|well-formed",
         "book.epub": "bomb",
+        "files.zip": "bomb",
+        "files.tar": "bomb|damaged",
         "paper.tex": "too long|bomb",
         "paper.pdf": "too long|bomb",
         "line.jsonl": "too long",
@@ -372,7 +407,7 @@ def test_bombs_do_not_fill_the_memory(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in result.stdout.splitlines()]
-    assert len(lines) == len(paths) == 15
+    assert len(lines) == len(paths) == 17
     for path, grown, seconds, quarantined, skipped, count in lines:
         shown = f"{Path(path).name}: {grown >> 20} MiB, {seconds:.1f} s, {quarantined} {skipped} {count}"
         assert grown < (20 if "article" in path else 4) * CAP + ROOM, shown

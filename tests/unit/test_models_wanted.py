@@ -41,6 +41,24 @@ def test_results_and_gradients(name: str, share: float, checkpointing: bool) -> 
     assert len(whole) == 1 + len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("lengths", [LENGTHS, (13,) * 5])
+@pytest.mark.parametrize("wanted", [[0], [64], [7, 8, 20, 21, 22, 50, 62, 64]])
+def test_an_encoder_asks_nothing_for_the_others(wanted: list[int], lengths: tuple[int, ...]) -> None:
+    model = build_model(preset("bert-1m", {**SMALL, "num_layers": 2, "init_std": 0.2}), seed=0, dtype=torch.float64)
+    asked: list[int] = []
+    for block in model.blocks:
+        block.attention.query.register_forward_hook(lambda module, inputs, output: asked.append(len(inputs[0])))
+    ids = torch.randint(0, 64, (TOKENS,), generator=torch.Generator().manual_seed(1))
+    some = torch.tensor(wanted)
+
+    def hidden(given: torch.Tensor | None) -> torch.Tensor:
+        result: torch.Tensor = model(ids, Layout(lengths), wanted=given, then=lambda hidden, head: hidden)
+        return result
+
+    torch.testing.assert_close(hidden(some)[some], hidden(None)[some], rtol=1e-10, atol=1e-12)
+    assert asked == [TOKENS, len(wanted), TOKENS, TOKENS]
+
+
 def test_the_last_mlp_sees_fewer_tokens() -> None:
     model = build_model(preset("bert-1m", {**SMALL, "num_layers": 2}), seed=0)
     seen: list[int] = []

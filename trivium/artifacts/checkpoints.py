@@ -77,6 +77,12 @@ class CheckpointStore:
         """Remove checkpoints older than the `keep` newest that verify, after verifying those."""
         self._prune(just_written=None)
 
+    def clear(self) -> None:
+        """Remove every checkpoint, of a run that will not go on."""
+        self._point_to(None)
+        for step in self._all_steps():
+            remove_artifact(self.path(step))
+
     def _prune(self, *, just_written: Path | None) -> None:
         verified = self._verified(self.keep, just_written=just_written)
         if len(verified) == self.keep:

@@ -19,9 +19,10 @@ def complete_recipe(incomplete: str) -> list[str]:
 
 def complete_key(incomplete: str) -> list[str]:
     """Dotted keys of a recipe."""
-    from trivium.schema import every_setting
+    from trivium.schema import every_setting, sweep_keys
 
-    return [key for key in dict.fromkeys(key for key, _, _ in every_setting()) if key.startswith(incomplete)]
+    keys = [*(key for key, _, _ in every_setting()), *sweep_keys()]
+    return [key for key in dict.fromkeys(keys) if key.startswith(incomplete) and ".KEY." not in key]
 
 
 def complete_override(incomplete: str) -> list[str]:

@@ -47,10 +47,13 @@ def explain(
 
 def _settings() -> dict[str, list[dict[str, Any]]]:
     """Dotted key -> what it is; several entries where methods use the same name."""
-    from trivium.schema import every_setting
+    from trivium.schema import every_setting, sweep_keys
 
     settings: dict[str, list[dict[str, Any]]] = {}
-    for key, field, owner in every_setting():
+    for key, field, owner in [
+        *every_setting(),
+        *((key, field, "trivium sweep") for key, field in sweep_keys().items()),
+    ]:
         settings.setdefault(key, []).append(_describe(field, owner))
     return settings
 

@@ -19,6 +19,7 @@ import typer.core
 from trivium import __version__
 from trivium.cli import (
     chat,
+    compare,
     compress,
     config,
     data,
@@ -31,6 +32,7 @@ from trivium.cli import (
     quickstart,
     report,
     schema,
+    sweep,
     tokenizer,
     train,
     verify,
@@ -42,7 +44,7 @@ _EPILOG = (
     "5 interrupted (everything saved), 130 Ctrl-C."
 )
 
-_ORDER = ("quickstart", "data", "tokenizer", "train", "eval", "generate", "chat", "lineage", "report")
+_ORDER = ("quickstart", "data", "tokenizer", "train", "sweep", "eval", "generate", "chat", "lineage", "report")
 """Verbs in the order of the work; the others follow."""
 
 
@@ -68,7 +70,9 @@ app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(plan.app, name="plan")
 app.command()(train.train)
+app.command()(sweep.sweep)
 app.command("eval")(eval.evaluate)
+app.command()(compare.compare)
 app.add_typer(compress.app, name="compress")
 app.command()(generate.generate)
 app.command()(chat.chat)

@@ -59,7 +59,7 @@ class Checkpoints:
             for name, tensors in weights.items():
                 place = folder / "model" if name == "policy" else folder / "roles" / name
                 place.mkdir(parents=True)
-                write_model_files(trainer, name, tensors, place)
+                write_model_files(trainer, name, tensors, place, training=True)
             (folder / "train").mkdir()
             save_state(folder / "train", "state", trainer.state.state_dict())
             for name, state in optimizers.items():
@@ -94,11 +94,16 @@ class Checkpoints:
         return found
 
 
-def write_model_files(trainer: Trainer, role: str, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Model, or its adapters, and tokenizer into a folder inside an artifact that is being written."""
+def write_model_files(
+    trainer: Trainer, role: str, weights: dict[str, torch.Tensor], folder: Path, *, training: bool = False
+) -> None:
+    """Model, or its adapters, and tokenizer into a folder inside an artifact that is being written.
+
+    training: with what only a run that continues needs.
+    """
     module = trainer.engine.roles[role].module
     if adapters_of(module):
-        save_adapters(folder, module, weights)
+        save_adapters(folder, module, weights, training=training)
     else:
         save_model(folder, module.config, weights)
     trainer.context.tokenizer.save(folder)

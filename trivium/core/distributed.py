@@ -42,6 +42,20 @@ class Processes:
         dist.all_reduce(vector)
         return dict(zip(names, vector.tolist(), strict=True))
 
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors [n, ...] of all ranks in order, without gradients; only n may differ between ranks."""
+        tensor = tensor.detach()
+        if self.world == 1:
+            return [tensor]
+        sizes = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(self.world)]
+        dist.all_gather(sizes, torch.tensor([len(tensor)], device=tensor.device))
+        counts = [int(size) for size in sizes]
+        padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        found = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(found, padded)
+        return [each[:count] for each, count in zip(found, counts, strict=True)]
+
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether the flag is set on at least one rank."""
         return self.sum({"flag": float(flag)}, device)["flag"] > 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -248,7 +248,8 @@ class Engine:
         player = self.players[update.player]
         sums = _Sums()
         with self.only(player), self.beside():
-            self.forward_backward(update, counts, player, sums, step)
+            together = self.method.represent is not None
+            (self.forward_backward_jointly if together else self.forward_backward)(update, counts, player, sums, step)
         if player.scaler.is_enabled():
             player.scaler.unscale_(player.optimizer)
         norm = self.gradient_norm(player)
@@ -289,6 +290,52 @@ class Engine:
             accumulate(terms)
         if self.method.backward is not None and self.recipe.engine.name == "ddp":
             self.average_gradients(player)
+
+    def forward_backward_jointly(self, update: Update, counts: Counts, player: Player, sums: _Sums, step: int) -> None:
+        """The same for a loss that compares all texts of the update: only their vectors are held at once.
+
+        The vectors of all micro-batches and ranks, the gradient of the loss with respect to them, and then each
+        micro-batch again, with its part of that gradient (Gao et al. 2021, arXiv:2101.06983). A single micro-batch is
+        computed once.
+        """
+        assert self.method.represent is not None
+        single = len(update.batches) == 1
+        self.synchronise(player, single)
+        with torch.set_grad_enabled(single):
+            made = [self.represented(batch, step, index) for index, batch in enumerate(update.batches)]
+        together, first = self.together(made)
+        for value in together.values():
+            value.requires_grad_(value.is_floating_point())
+        terms = self.method.joint(together)
+        sums.add(terms, share=1 / self.processes.world)  # every rank computes the whole
+        total = scaled_total(terms, counts) * self.processes.world
+        player.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        for index, batch in enumerate(update.batches):
+            self.synchronise(player, index == len(update.batches) - 1)
+            own = made[0] if single else self.represented(batch, step, index)
+            size = len(next(iter(own.values())))
+            passed = [
+                (value * gradient[first : first + size]).sum()
+                for name, value in own.items()
+                if (gradient := together[name].grad) is not None
+            ]
+            first += size
+            balance = self.balance(player, batch)
+            sums.add(balance)
+            if balance:
+                passed.append(player.scaler.scale(scaled_total(balance, counts) * self.processes.world))
+            torch.stack(passed).sum().backward()  # type: ignore[no-untyped-call]
+
+    def represented(self, batch: Batch, step: int, index: int) -> dict[str, Tensor]:
+        """What the method compares of a micro-batch."""
+        assert self.method.represent is not None
+        return self.method.represent(self.prepared(batch, step, index))
+
+    def together(self, made: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], int]:
+        """(the parts of all micro-batches of all ranks, where those of this rank begin); without gradients."""
+        gathered = {name: self.processes.gather(torch.cat([part[name] for part in made]).detach()) for name in made[0]}
+        before = next(iter(gathered.values()))[: self.processes.rank]
+        return {name: torch.cat(parts) for name, parts in gathered.items()}, sum(map(len, before))
 
     def routed(self, player: Player) -> list[RoleModel]:
         """The player's mixtures of experts whose balance counts."""
@@ -390,19 +437,26 @@ class Engine:
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Loss, terms and bits per byte over held-out batches, all ranks; dropout off, nothing else changed.
 
-        Every rank gives its share of the data in the same number of batches, as `Loader.evaluation` does.
+        Every rank gives its share of the data in the same number of batches, as `Loader.evaluation` does. A loss that
+        compares texts compares all of them.
         """
         sums, counts, size = _Sums(), dict[str, float](), 0.0
+        made: list[Mapping[str, Tensor]] = []
         with self.averaged("validation"), self.evaluating():
             for index, batch in enumerate(batches):
                 batch = self.prepared(batch, 0, index)
-                sums.add(self.method.loss(batch))
+                if self.method.represent is not None:
+                    made.append(self.method.represent(batch))
+                else:
+                    sums.add(self.method.loss(batch))
                 for unit, count in self.method.weights(batch).items():
                     counts[unit] = counts.get(unit, 0.0) + count
                 if "target_bytes" in batch.fields:
                     size += float(batch.fields["target_bytes"].sum())
         if not counts:
             return {}
+        if made:
+            sums.add(self.method.joint(self.together(made)[0]), share=1 / self.processes.world)
         host = self.processes.sum({**sums.host(), "": size}, self.device)
         loss, terms = sums.means(host, self.processes.sum(counts, self.device))
         figures = {"loss": loss, **terms}

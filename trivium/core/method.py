@@ -9,6 +9,7 @@ Hooks, in order of preference (use the first that suffices):
     prepare(batch)  work without gradients by frozen roles, once for each micro-batch
     weights(batch)  how many of each unit the batch holds, counted from the batch alone
     loss(batch)     sums and their units
+    represent(batch), joint(parts)  instead of `loss`: what a loss over all texts of the update compares, and that loss
     updates()       the updates themselves: rollouts, alternating players
     backward(...)   last resort: several passes for one micro-batch (FreeLB, SAM); no pipeline
 
@@ -29,6 +30,8 @@ from trivium.errors import ConfigError
 from trivium.lazy import torch
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from trivium.core.state import Progression
@@ -42,7 +45,9 @@ if TYPE_CHECKING:
     from trivium.recipe import Recipe
     from trivium.tokenizers.tokenizer import Tokenizer
 
-DataKind = Literal["documents", "instructions", "preferences", "prompts", "labels", "tokens", "questions", "pairs"]
+DataKind = Literal[
+    "documents", "instructions", "preferences", "prompts", "labels", "tokens", "questions", "pairs", "similar"
+]
 
 
 NOUNS = {"decoder": "a decoder", "encoder": "an encoder", "encoder_decoder": "an encoder-decoder"}
@@ -268,6 +273,18 @@ class Method:
 
     def loss(self, batch: Batch) -> Terms:
         """Sums over the micro-batch and their units."""
+        if self.represent is None:
+            raise NotImplementedError
+        return self.joint(self.represent(batch))
+
+    represent: Callable[[Batch], dict[str, Tensor]] | None = None
+    """Optional: `represent(batch) -> parts`, tensors [n, ...] with the same names in each micro-batch. The engine puts
+    those of the whole update together, over all micro-batches and ranks, for `joint`, and sends the gradient back
+    through the micro-batches one by one (Gao et al. 2021, arXiv:2101.06983). It is called twice, with the same random
+    numbers, calls a role once, and gives no rows for a micro-batch that holds no sample. No pipeline."""
+
+    def joint(self, parts: Mapping[str, Tensor]) -> Terms:
+        """Sums over the whole update, from what `represent` gave of all of it; their order means nothing."""
         raise NotImplementedError
 
     def updates(self) -> Iterator[Update]:
@@ -277,6 +294,11 @@ class Method:
 
     backward: Callable[[Batch, Accumulate], Terms] | None = None
     """Optional: `backward(batch, accumulate) -> terms` replaces the single backward pass of a micro-batch."""
+
+    def finish(self, folder: Path, weights: Mapping[str, Tensor]) -> bool:
+        """Writes the trained policy into `folder`, an artifact in the making, if it shall be kept in another form than
+        in checkpoints, and says whether it did; on the main process only."""
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """What the method itself carries from update to update; tensors, numbers, strings."""

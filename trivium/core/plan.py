@@ -206,6 +206,7 @@ def forecast(
     trainable: int | None = None,
     frozen_roles: float = 0,
     ranks: int = 1,
+    virtual: float = 0,
     sequence_tokens: float | None = None,
     validation_tokens: int = 0,
     seconds_per_update: float | None = None,
@@ -217,6 +218,7 @@ def forecast(
     trained_share:      share of those tokens that is trained, which is what a run counts (answers, not questions).
     trainable:          trainable parameters, if not all of them.
     frozen_roles:       further models that only run forward (a reference, a teacher), in multiples of this one.
+    virtual:            tokens of soft prompts and prefixes, in each row, beside `data.sequence_length`.
     ranks:              processes; see the file docstring for what each engine shares among them.
     sequence_tokens:    mean length of the sequences inside the rows, for the cost of attention; default: a whole row.
     validation_tokens:  tokens in one validation.
@@ -228,7 +230,9 @@ def forecast(
     per_update = recipe.train.batch_size * recipe.data.sequence_length * fill
     length = recipe.data.sequence_length if sequence_tokens is None else sequence_tokens
     per_token = flops_per_token(config, sequence_tokens=length, trainable=trained, frozen_roles=frozen_roles)
-    memory = plan_memory(config, recipe, machine=machine, trainable=trained, frozen_roles=frozen_roles, ranks=ranks)
+    memory = plan_memory(
+        config, recipe, machine=machine, trainable=trained, frozen_roles=frozen_roles, ranks=ranks, virtual=virtual
+    )
     size = checkpoint_size(config, recipe, trainable=trained)
     # One more than is kept: the next is written before the oldest goes.
     kept = min(recipe.train.keep_checkpoints + 1, _times(steps, recipe.train.checkpoint_every))
@@ -245,7 +249,7 @@ def forecast(
         trainable_parameters=trained,
         steps=steps,
         tokens=round(steps * per_update * trained_share),
-        flops=per_token * per_update * steps,
+        flops=per_token * (per_update + recipe.train.batch_size * virtual) * steps,
         memory=memory,
         checkpoint_bytes=size,
         disk_bytes=disk,
@@ -308,6 +312,7 @@ def plan_memory(
     trainable: int | None = None,
     frozen_roles: float = 0,
     ranks: int = 1,
+    virtual: float = 0,
 ) -> MemoryPlan:
     """The parts of the peak of one process; formulas in the file docstring."""
     engine, kind = recipe.engine.name, machine.device.partition(":")[0]
@@ -341,8 +346,8 @@ def plan_memory(
         weights=round(each * (parameters + frozen_roles * config.parameters())) + copies,
         gradients=each * trained,
         optimizer=0 if offloaded else state_bytes(config, recipe, trained=trained),
-        activations_per_row=round(row * (flying * blocks + ends)),
-        checkpointed_per_row=round(row * (flying * kept + again + ends)),
+        activations_per_row=round((row + virtual) * (flying * blocks + ends)),
+        checkpointed_per_row=round((row + virtual) * (flying * kept + again + ends)),
         loss=3 * 4 * logits + (head if logits else 0),
         embedding=head,
         micro_rows=micro_rows,
@@ -458,12 +463,16 @@ def _times(steps: int, every: int | None) -> int:
     return math.ceil(steps / (every or max(1, steps // 10)))
 
 
+class NoRoom(ConfigError):
+    """A run that the memory cannot hold."""
+
+
 def refuse_if_impossible(plan: Forecast, machine: Machine) -> None:
-    """Raise ConfigError, with a setting that fits, if memory or disk cannot hold the run."""
+    """Raise NoRoom or ConfigError, with a setting that fits, if memory or disk cannot hold the run."""
     memory = plan.memory
     allowed = MARGIN * machine.memory_bytes
     if memory.peak > allowed:
-        raise ConfigError(
+        raise NoRoom(
             f"the run needs about {readable_bytes(memory.peak)} of memory, {readable_bytes(machine.memory_bytes)} "
             f"are free on {machine.device}",
             where="train.micro_batch_size",

@@ -1,4 +1,4 @@
-"""Rows of instructions, preferences, prompts and pairs as samples: encoded, fitted into rows, and all accounted for."""
+"""Rows of instructions, preferences, prompts, pairs and similar texts as samples: encoded, fitted, accounted for."""
 
 from __future__ import annotations
 
@@ -81,19 +81,23 @@ def collect(sources: Sequence[Source], *, kind: Kind, tokenizer: Tokenizer, sett
 
 
 def _next_token(kind: Kind) -> bool:
-    """Whether each token predicts the next: prompts predict nothing, and of pairs a method makes its own examples."""
-    return kind not in ("prompts", "pairs")
+    """Whether each token predicts the next: prompts and similar texts predict nothing, and of pairs a method makes its
+    own examples."""
+    return kind not in ("prompts", "pairs", "similar")
 
 
 def _read(
     source: Source, intake: Intake, *, kind: Kind, tokenizer: Tokenizer, settings: DataSection
 ) -> Iterator[Sample]:
     """The samples of a source; `trivium/data/<kind>.py` says what a row means."""
-    encode_row = importlib.import_module(f"trivium.data.{kind}").encode_row
+    module = importlib.import_module(f"trivium.data.{kind}")
+    encode_row = module.encode_row
     if kind == "pairs":
         encode_row = partial(encode_row, pairs=settings.pairs)
+    if kind == "similar":
+        encode_row = partial(encode_row, settings=settings)
     shape = source.format if source.format in ROW_SHAPES else "auto"
-    for row in read_rows(source, intake):
+    for row in getattr(module, "read", read_rows)(source, intake):
         try:
             yield encode_row(row, tokenizer=tokenizer, shape=shape, intake=intake)
         except DataError as error:
@@ -108,6 +112,7 @@ class _Collector:
 
     def __init__(self, kind: Kind, *, tokenizer: Tokenizer, settings: DataSection) -> None:
         self._settings = settings
+        self._kind = kind
         self._next_token = _next_token(kind)
         self._dtype = narrowest(tokenizer.vocab_size)
         self._tokens = array("H" if self._dtype.itemsize == 2 else "I")
@@ -175,12 +180,27 @@ class _Collector:
             account=account,
         )
 
+    def _too_long(self, sample: Sample, length: int, longest: int) -> None:
+        """A text that is longer than `data.similar.text_length` and was not cut."""
+        if self._settings.truncation == "drop":
+            self.dropped["a text longer than data.similar.text_length"] += 1
+            return
+        raise DataError(
+            f"a text has {length} tokens, data.similar.text_length is {longest}",
+            where=sample.id,
+            fix=f"raise it to {length}, or choose data.truncation: right or drop",
+        )
+
     def _fitted(self, sample: Sample) -> Sample | None:
         """The sample as it fits a row; None if it is dropped."""
         room = self._settings.sequence_length
         lengths = [len(sequence.ids) - self._next_token for sequence in sample.sequences]
         if min(lengths) < 1:
             self.dropped["fewer than two tokens" if self._next_token else "no tokens"] += 1
+            return None
+        longest = self._settings.similar.text_length if self._kind == "similar" else None
+        if longest is not None and max(lengths) > longest:
+            self._too_long(sample, max(lengths), longest)
             return None
         if sum(lengths) <= room:
             return sample

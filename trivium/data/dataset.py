@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "Kind", "Part", "Sample", "TokenSequence", "open_dataset"]
 
-Kind = Literal["documents", "instructions", "preferences", "prompts", "labels", "tokens", "questions", "pairs"]
+Kind = Literal[
+    "documents", "instructions", "preferences", "prompts", "labels", "tokens", "questions", "pairs", "similar"
+]
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ as those of decoders do, the end token follows each text, so that the last hidde
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from trivium.tokenizers.files import TokenizerFiles
     from trivium.tokenizers.tokenizer import Tokenizer
 
 Piece = tuple[int | Literal["A", "B"], int]
@@ -74,6 +75,42 @@ def framing_of(tokenizer: Tokenizer) -> Framing:
     opening: list[Piece] = [(tokenizer.bos_id, 0)] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
     single = [*opening, ("A", 0), (tokenizer.eos_id, 0)]
     return Framing(tuple(single), (*single, ("B", 1), (tokenizer.eos_id, 1)), closing=False)
+
+
+def framed_files(tokenizer: Tokenizer) -> TokenizerFiles:
+    """The files of a tokenizer that frames by itself, in other programs too, and names a token that pads.
+
+    Tokenizers of language models frame nothing, since a text goes on; a model of whole texts is trained on frames.
+    """
+    files, framing = tokenizer.files, framing_of(tokenizer)
+    config = dict(files.config)
+    config.setdefault("pad_token", tokenizer.eos_token)
+    found = files.definition.get("post_processor")
+    if next(_processors(found), None) == (list(framing.single), list(framing.pair)):
+        return replace(files, config=config)
+    ids = sorted({token for token, _ in framing.pair if isinstance(token, int)})
+    names = {token: tokenizer.token(token) for token in ids}
+    template = {
+        "type": "TemplateProcessing",
+        "single": _pieces(framing.single, names),
+        "pair": _pieces(framing.pair, names),
+        "special_tokens": {name: {"id": name, "ids": [token], "tokens": [name]} for token, name in names.items()},
+    }
+    listed = found.get("processors", [found]) if isinstance(found, Mapping) else []
+    kept = [
+        one for one in listed if one.get("type") not in ("TemplateProcessing", "BertProcessing", "RobertaProcessing")
+    ]
+    processor = {"type": "Sequence", "processors": [*kept, template]} if kept else template
+    return replace(files, config=config, definition={**files.definition, "post_processor": processor})
+
+
+def _pieces(frame: Sequence[Piece], names: Mapping[int, str]) -> list[dict[str, Any]]:
+    return [
+        {"SpecialToken": {"id": names[token], "type_id": segment}}
+        if isinstance(token, int)
+        else {"Sequence": {"id": token, "type_id": segment}}
+        for token, segment in frame
+    ]
 
 
 def shares(lengths: Sequence[int], room: int) -> list[int]:

@@ -7,6 +7,7 @@ or is set aside and counted. Nothing is left out in silence, so that input = kep
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +57,10 @@ class Intake:
         if len(self.examples) < _EXAMPLES:
             self.examples.append(Quarantined(error.where, error.render()))
 
+    def inside(self, renamed: Callable[[str], str]) -> Intake:
+        """The same account for what was unpacked: messages name the places that `renamed` makes of theirs."""
+        return _Inside(self, renamed)
+
     def summary(self) -> dict[str, Any]:
         """The counts, for a report; JSON values only."""
         return {
@@ -63,6 +68,17 @@ class Intake:
             "skipped": dict(self.skipped),
             "quarantined": dict(self.quarantined),
         }
+
+
+class _Inside(Intake):
+    def __init__(self, outer: Intake, renamed: Callable[[str], str]) -> None:
+        super().__init__(outer.on_error, row_bytes=outer.row_bytes)
+        self.formats, self.skipped = outer.formats, outer.skipped
+        self._outer, self._renamed = outer, renamed
+
+    def reject(self, error: DataError) -> None:
+        where = None if error.where is None else self._renamed(error.where)
+        self._outer.reject(DataError(error.problem, where=where, value=error.value, fix=error.fix))
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,11 @@ class Loader:
         """Share of the rows' capacity that holds tokens."""
         return float(self.lengths.sum()) / (self.rows_per_epoch * self.sequence_length)
 
+    @property
+    def sequences_per_row(self) -> float:
+        """How many sequences a row holds, on average."""
+        return len(self.dataset.table.length) / self.rows_per_epoch
+
     def plan(self, updates: int) -> None:
         """Fix what depends on the length of the run; ConfigError if budgets and limits do not fill it exactly."""
         if not self._unplanned:

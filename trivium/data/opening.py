@@ -6,8 +6,11 @@ import importlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from trivium.data.collecting import collect
 from trivium.data.cutting import documents_dataset
@@ -18,7 +21,7 @@ from trivium.data.mixture import is_mixture, shared_out
 from trivium.data.sample_cache import collect_on_disk
 from trivium.data.shards import TokenisedSource, is_tokens, open_tokens, tokenise_in_memory, tokenise_on_disk
 from trivium.data.tokenise import TokenShard
-from trivium.errors import DataError
+from trivium.errors import ConfigError, DataError
 from trivium.recipe import DataSection, Source
 
 if TYPE_CHECKING:
@@ -86,7 +89,36 @@ def open_labelled(
         sources, intake, tokenizer=tokenizer, settings=settings, like=like, keep_rows=keep_rows
     )
     dataset = found.dataset([Part(*part) for part in _joined(sources, found.ends, settings)], intake)
-    return _mixed(_not_nothing(dataset), sources, settings)
+    dataset = _mixed(_not_nothing(dataset), sources, settings)
+    return _balanced(dataset, sources, settings) if settings.labels.balanced and like is None else dataset
+
+
+def _balanced(dataset: LabelledDataset, sources: Sequence[Source], settings: DataSection) -> LabelledDataset:
+    """The same samples by their labels, each label a source of its own and all of equal weight."""
+    problem = dataset.problem if dataset.kind == "labels" else dataset.kind
+    if problem != "single_label" or is_mixture(sources, settings.mixture):
+        raise ConfigError(
+            "only texts with one label each, and without weights of sources, are drawn by their labels",
+            where="data.labels.balanced",
+            value=problem if problem != "single_label" else "sources with weights",
+            fix="delete this line",
+        )
+    labels = dataset.fields["label"]
+    order = np.argsort(labels, kind="stable")
+    ends = np.cumsum([0, *(int((labels == number).sum()) for number in range(len(dataset.labels)))]).tolist()
+    former, numbers, table = dataset.name_of, order.tolist(), dataset.table
+    return replace(
+        dataset,
+        table=replace(table, shard=table.shard[order], start=table.start[order], length=table.length[order]),
+        parts=[
+            Part(name, 1.0, first, last)
+            for name, (first, last) in zip(dataset.labels, pairwise(ends), strict=True)
+            if first < last
+        ],
+        name_of=lambda number: former(numbers[number]),
+        fields={name: values[order] for name, values in dataset.fields.items()},
+        rows=None if dataset.rows is None else [dataset.rows[number] for number in numbers],
+    )
 
 
 def _joined(sources: Sequence[Source], ends: Sequence[int], settings: DataSection) -> list[tuple[str, float, int, int]]:

@@ -17,9 +17,12 @@ import hashlib
 import importlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TypeVar
 
@@ -28,7 +31,7 @@ from trivium.artifacts.record import Parent, parent_of
 from trivium.data.documents import Document
 from trivium.data.intake import InputFile, Intake, Row, Span
 from trivium.data.plain import PACKINGS, head_of, unreadable
-from trivium.data.sources import dataset
+from trivium.data.sources import archive, dataset
 from trivium.errors import DataError
 from trivium.nearest import nearest
 from trivium.recipe import Source
@@ -65,11 +68,19 @@ def input_files(source: Source, intake: Intake) -> Iterator[tuple[InputFile, str
 def documents_in(file: InputFile, reader: str, source: Source, intake: Intake) -> Iterator[Document]:
     """The documents of one file of a source, or of a part of it."""
     module = _readers()[reader]
-    if hasattr(module, "documents"):
+    if module is archive:
+        documents = _unpacked_documents(file, source, intake)
+    elif hasattr(module, "documents"):
         documents = module.documents(file, intake)
     else:
         documents = _documents_of(module.rows(file, intake), source.text_field, intake)
     yield from documents if getattr(module, "BUILT_IN", False) else _guarded(documents, intake)
+
+
+def rows_in(file: InputFile, reader: str, intake: Intake) -> Iterator[Row] | None:
+    """The rows of one file; None if what reads it gives documents only."""
+    module = _readers()[reader]
+    return _guarded(module.rows(file, intake), intake) if hasattr(module, "rows") else None
 
 
 def spans_of(file: InputFile, reader: str, size: int) -> list[Span]:
@@ -87,17 +98,67 @@ def read_rows(source: Source, intake: Intake) -> Iterator[Row]:
     """The rows of a source of instructions, preferences or prompts."""
     found = False
     for file, reader in _files(source, intake):
-        if not hasattr(reader, "rows"):
-            raise DataError(
-                "rows are needed here, and this file holds plain text",
-                where=file.path,
-                fix=f"use one of {_extensions(rows_only=True)}",
-            )
-        for row in _guarded(reader.rows(file, intake), intake):
+        for row in _rows_in(file, reader, source, intake):
             found = True
             yield row
     if not found and not intake.quarantined:
         raise DataError("the source holds no rows", where=source.path, fix="check that the file is not empty")
+
+
+def _rows_in(file: InputFile, reader: ModuleType, source: Source, intake: Intake) -> Iterator[Row]:
+    if reader is archive:
+        yield from _guarded(_unpacked_rows(file, source, intake), intake)
+    elif hasattr(reader, "rows"):
+        yield from _guarded(reader.rows(file, intake), intake)
+    else:
+        raise DataError(
+            "rows are needed here, and this file holds plain text",
+            where=file.path,
+            fix=f"use one of {_extensions(rows_only=True)}",
+        )
+
+
+def _unpacked_documents(file: InputFile, source: Source, intake: Intake) -> Iterator[Document]:
+    with _unpacked(file, source, intake) as (files, told, renamed):
+        for inner, reader in files:
+            for document in documents_in(inner, _name(reader), source, told):
+                yield replace(document, source=renamed(document.source))
+
+
+def _unpacked_rows(file: InputFile, source: Source, intake: Intake) -> Iterator[Row]:
+    with _unpacked(file, source, intake) as (files, told, renamed):
+        for inner, reader in files:
+            for row in _rows_in(inner, reader, source, told):
+                yield replace(row, where=renamed(row.where))
+
+
+@contextmanager
+def _unpacked(
+    file: InputFile, source: Source, intake: Intake
+) -> Iterator[tuple[list[tuple[InputFile, ModuleType]], Intake, Callable[[str], str]]]:
+    """(the files of an archive, the account for them, what their places are called outside)."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def renamed(where: str) -> str:
+            return where.replace(name, str(file.path))
+
+        archive.unpack(file.path, folder, intake)
+        forced = _forced(source)
+        told = intake.inside(renamed)
+        found = []
+        for path in _walk(folder, told):
+            reader = _chosen(path, forced if forced is not archive else None)
+            if reader is None or reader is archive:
+                intake.skipped["archives inside of archives" if reader else _unknown(path)] += 1
+                continue
+            intake.formats[_name(reader)] += 1
+            found.append((InputFile(path, f"{file.name}/{path.relative_to(folder).as_posix()}"), reader))
+        try:
+            yield found, told, renamed
+        except DataError as error:  # of a reader that does not go on
+            where = None if error.where is None else renamed(error.where)
+            raise DataError(error.problem, where=where, value=error.value, fix=error.fix) from error
 
 
 def fingerprint(source: Source) -> str:
@@ -167,7 +228,7 @@ def _files(source: Source, intake: Intake) -> Iterator[tuple[InputFile, ModuleTy
             where=path,
             fix="write its content to a file, and name that",
         )
-    reader = forced or _reader_of(path)
+    reader = _chosen(path, forced)
     if reader is None:
         raise DataError(
             "the kind of this file is not known from its name or its first bytes",
@@ -226,9 +287,9 @@ def _folder(folder: Path, forced: ModuleType | None, intake: Intake) -> Iterator
             fix=f"name the file that is meant: {folder / PREPARED_TRAIN}",
         )
     for path in _walk(folder, intake):
-        reader = forced or _reader_of(path)
+        reader = _chosen(path, forced)
         if reader is None:
-            intake.skipped[f"unknown extension {path.suffix}" if path.suffix else "no extension"] += 1
+            intake.skipped[_unknown(path)] += 1
             continue
         found = True
         intake.formats[_name(reader)] += 1
@@ -276,6 +337,15 @@ def _forced(source: Source) -> ModuleType | None:
             fix=f"did you mean {near}?" if near else f"use one of {', '.join(known)}",
         )
     return reader
+
+
+def _chosen(path: Path, forced: ModuleType | None) -> ModuleType | None:
+    """What reads a file of a source; a format that is named is that of the files in an archive."""
+    return archive if path.name.lower().endswith(archive.EXTENSIONS) else forced or _reader_of(path)
+
+
+def _unknown(path: Path) -> str:
+    return f"unknown extension {path.suffix}" if path.suffix else "no extension"
 
 
 def _reader_of(path: Path) -> ModuleType | None:

@@ -39,7 +39,7 @@ def collect_on_disk(
         "sources": [fingerprint(source) for source in sources],
         "tokenizer": tokenizer.fingerprint(),
         "settings": settings.model_dump(
-            include={"sequence_length", "truncation", "on_error", "max_untrained", "pairs"}
+            include={"sequence_length", "truncation", "on_error", "max_untrained", "pairs", "similar"}
         ),
     }
     target = cache / f"samples-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]}"

@@ -24,8 +24,8 @@ PROBE_FROM, PROBE_TO = 3, 8
 
 def session_forecast(session: Session, *, seconds_per_update: float | None = None) -> Forecast:
     """The forecast for an open session."""
-    roles = session.trainer.engine.roles.values()
-    frozen = sum(p.numel() for role in roles if not role.trainable for p in role.module.parameters())
+    roles = session.trainer.engine.roles
+    frozen = sum(p.numel() for role in roles.values() if not role.trainable for p in role.module.parameters())
     held_out = session.validation_data
     return forecast(
         session.config,
@@ -34,9 +34,10 @@ def session_forecast(session: Session, *, seconds_per_update: float | None = Non
         machine=session.machine,
         fill=session.loader.packing_efficiency,
         trained_share=trained_share(session),
-        trainable=sum(p.numel() for role in roles for p in role.module.parameters() if p.requires_grad),
+        trainable=sum(p.numel() for role in roles.values() for p in role.module.parameters() if p.requires_grad),
         frozen_roles=frozen / session.config.parameters(),
         ranks=session.processes.world,
+        virtual=sum(roles["policy"].module.virtual_tokens) * session.loader.sequences_per_row,
         sequence_tokens=float(session.train_data.lengths.mean()),
         validation_tokens=0 if held_out is None else int(held_out.lengths.sum()),
         seconds_per_update=seconds_per_update,

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,9 @@ FREE_TO_CHANGE = (
 """Keys that may differ when a run is continued: they change where and how it is computed, not what."""
 
 
+BUSY = "another process is training in this folder"
+
+
 @dataclass(frozen=True)
 class Run:
     """A run on the disk.
@@ -70,39 +73,12 @@ class RunFolder:
         if not self.main:
             yield
             return
-        descriptor = self._take()
-        try:
+        with alone_in(self.path, BUSY):
             yield
-        finally:
-            os.close(descriptor)
 
     def set_aside(self) -> Path | None:
         """Moves an earlier run out of the way (`--fresh`); nothing is deleted. Refuses while it is running."""
-        if not self.path.exists():
-            return None
-        descriptor = self._take()
-        try:
-            return set_aside(self.path)
-        finally:
-            os.close(descriptor)
-
-    def _take(self) -> int:
-        """A descriptor that holds the lock of the folder, which is made if it is not there."""
-        while True:
-            make_folder(self.path)
-            descriptor = os.open(self.path, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                raise ConfigError(
-                    "another process is training in this folder",
-                    where=self.path,
-                    fix="wait for it, stop it, or choose another name=...",
-                ) from None
-            if is_at(self.path, descriptor):
-                return descriptor
-            os.close(descriptor)  # somebody set the folder aside in between
+        return set_aside_alone(self.path, BUSY)
 
     def begin(self, *, has_checkpoint: bool) -> None:
         """Writes configuration and environment; refuses to continue a run that was started with other settings."""
@@ -116,16 +92,9 @@ class RunFolder:
 
     def refuse_other_settings(self, stored: Path) -> None:
         """Compares with what the run was started with, key by key."""
-        before, now = _flat(resolve(stored).dump()), _flat(self.resolved.dump())
-        for key in sorted(before.keys() | now.keys()):
-            free = any(key == name or key.startswith(f"{name}.") for name in FREE_TO_CHANGE)
-            if not free and before.get(key) != now.get(key):
-                raise ConfigError(
-                    f"{self.path} was started with another {key}",
-                    where=f"{stored}: {key}",
-                    value=f"{before.get(key)} then, {now.get(key)} now",
-                    fix="choose another name=..., go back to the old value, or start over with --fresh",
-                )
+        refuse_differences(
+            resolve(stored).dump(), self.resolved.dump(), stored, what=str(self.path), free=FREE_TO_CHANGE
+        )
 
     def status(self, state: str, step: int, reason: str = "") -> None:
         """`status.json`: running, finished, interrupted, diverged or crashed."""
@@ -153,6 +122,55 @@ def set_aside(path: Path) -> Path:
         number += 1
     path.rename(aside)
     return aside
+
+
+@contextmanager
+def alone_in(folder: Path, problem: str) -> Iterator[None]:
+    """Only one process at a time works in a folder; ConfigError with the problem for all others."""
+    descriptor = _take(folder, problem)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def set_aside_alone(folder: Path, problem: str) -> Path | None:
+    """`set_aside` of a folder that nobody works in; None if it is not there."""
+    if not folder.exists():
+        return None
+    with alone_in(folder, problem):
+        return set_aside(folder)
+
+
+def _take(folder: Path, problem: str) -> int:
+    """A descriptor that holds the lock of the folder, which is made if it is not there."""
+    while True:
+        make_folder(folder)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ConfigError(problem, where=folder, fix="wait for it, stop it, or choose another name=...") from None
+        if is_at(folder, descriptor):
+            return descriptor
+        os.close(descriptor)  # somebody set the folder aside in between
+
+
+def refuse_differences(
+    then: Mapping[str, Any], now: Mapping[str, Any], stored: Path, *, what: str, free: Sequence[str] = ()
+) -> None:
+    """Raises ConfigError if `what` was started with other settings than now, but for those that are free to change."""
+    before, after = _flat(then), _flat(now)
+    for key in sorted(before.keys() | after.keys()):
+        allowed = any(key == name or key.startswith(f"{name}.") for name in free)
+        if not allowed and before.get(key) != after.get(key):
+            raise ConfigError(
+                f"{what} was started with another {key}",
+                where=f"{stored}: {key}",
+                value=f"{before.get(key)} then, {after.get(key)} now",
+                fix="choose another name=..., go back to the old value, or start over with --fresh",
+            )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

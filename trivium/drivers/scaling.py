@@ -44,7 +44,7 @@ from trivium.core.ladder import (
 from trivium.core.plan import matrix_parameters
 from trivium.core.progress import readable_count, readable_seconds, say
 from trivium.core.scaling_law import Fit, Interval, Point, fit_law
-from trivium.drivers.run_folder import RunFolder, set_aside
+from trivium.drivers.run_folder import RunFolder, refuse_differences, set_aside
 from trivium.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class Scaling:
         path = self.folder / "ladder.json"
         if path.exists():
             plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            self.refuse_other(plan["asked"], asked)
+            refuse_differences(_own_keys(plan["asked"]), _own_keys(asked), path, what="this ladder")
             return plan
         say(
             "Ladder",
@@ -244,18 +244,6 @@ class Scaling:
         words = f", about {readable_seconds(plan['seconds'])}" if plan["seconds"] else ""
         say("", f"{len(rungs)} runs and one held out, {budget:.2e} operations{words}")
         return plan
-
-    def refuse_other(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """A ladder continues only with what it was started with."""
-        before, after = _flat(then), _flat(now)
-        for key in sorted(before.keys() | after.keys()):
-            if before.get(key) != after.get(key):
-                raise ConfigError(
-                    f"this ladder was started with another {key.removeprefix('recipe.')}",
-                    where=self.folder / "ladder.json",
-                    value=f"{before.get(key)} then, {after.get(key)} now",
-                    fix="go back to the old value, choose another name=..., or start over with --fresh",
-                )
 
     def look(self, *, timed: bool) -> tuple[Data, Start]:
         """The size of the data, what the recipe itself would do, and, if wanted, the time of a token by size."""
@@ -551,15 +539,12 @@ def _words(interval: Interval) -> str:
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
+def _own_keys(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ladder was asked for, with the keys of the recipe by their own names."""
+    return {**{key: value for key, value in asked.items() if key != "recipe"}, **asked["recipe"]}
+
+
 def _plain(resolved: ResolvedRecipe) -> dict[str, Any]:
     plain = resolved.dump()
     del plain["trivium_version"]
     return plain
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        key: value for name, part in tree.items() for key, value in _flat(part, f"{prefix}.{name}".lstrip(".")).items()
-    }

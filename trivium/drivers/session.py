@@ -40,6 +40,7 @@ from trivium.models.quantized import share_quantized
 from trivium.models.transform import Transform, apply_transforms, lr_factors
 from trivium.models.transformer import Transformer
 from trivium.recipe import Recipe, Source
+from trivium.threads import use_threads
 from trivium.tokenizers.tokenizer import Tokenizer
 
 CPU_RATE = 1e11
@@ -98,13 +99,14 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     vectors = open_word_vectors(recipe, tokenizer)
     train_data, validation_data = open_data(recipe, method, tokenizer, processes)
     config = fitted_head(config, method.head(train_data))
-    trainable = count_trainable(resolved, config)
+    trainable, virtual = count_trainable(resolved, config, tokenizer)
     loader = make_loader(recipe, method, train_data, processes)
     total = run_length(recipe, loader)
     loader.plan(total)
-    machine = machine_that_fits(recipe, config, method, loader, total, device, processes, trainable)
+    more = virtual * loader.sequences_per_row
+    machine = machine_that_fits(recipe, config, method, loader, total, device, processes, trainable, more)
     compiled = should_compile(recipe, config, total, device)
-    roles = load_roles(resolved, config, method, compiled=compiled)
+    roles = load_roles(resolved, config, method, tokenizer, compiled=compiled)
     started = start_embeddings(recipe, method, roles, tokenizer, vectors)
     feed = LoaderFeed(loader, Progression(), recipe.data.prefetch)
     trainer = make_trainer(resolved, method, roles, feed, tokenizer, total, device=device, processes=processes)
@@ -165,6 +167,7 @@ def machine_that_fits(
     device: torch.device,
     processes: Processes,
     trainable: int | None,
+    virtual_tokens: float,
 ) -> Machine:
     """The machine before any memory is taken; raises ConfigError, with a setting that fits, if it is too small."""
     machine = describe_machine(Path(recipe.runs), device=device.type)
@@ -177,13 +180,14 @@ def machine_that_fits(
         trainable=trainable,
         frozen_roles=sum(not role.trainable for role in method.roles().values()),
         ranks=processes.world,
+        virtual=virtual_tokens,
     )
     refuse_if_impossible(plan, machine)
     return machine
 
 
 def load_roles(
-    resolved: ResolvedRecipe, config: ModelConfig, method: Method, *, compiled: bool
+    resolved: ResolvedRecipe, config: ModelConfig, method: Method, tokenizer: Tokenizer, *, compiled: bool
 ) -> dict[str, RoleModel]:
     """The models that take part, by name; the transforms are those of the policy."""
     recipe, wanted = resolved.recipe, method.roles()
@@ -191,7 +195,7 @@ def load_roles(
     if resolved.transforms:
         if any(chosen.cls.adapter for chosen in resolved.transforms):
             policy.base = base_of(recipe.model.path or "")
-        apply_transforms(policy, make_transforms(resolved), seed=recipe.seed)
+        apply_transforms(policy, make_transforms(resolved, tokenizer), seed=recipe.seed)
     roles: dict[str, RoleModel] = {}
     for name, role in wanted.items():
         start = name != "policy" and role.path is None and role.config is None and not role.trainable
@@ -209,26 +213,40 @@ def load_roles(
     return roles
 
 
-def make_transforms(resolved: ResolvedRecipe) -> list[Transform]:
+def make_transforms(resolved: ResolvedRecipe, tokenizer: Tokenizer) -> list[Transform]:
     """The transforms of the recipe, not yet applied."""
     transforms: list[Transform] = [chosen.cls(chosen.config) for chosen in resolved.transforms]
     for number, transform in enumerate(transforms):
         transform.where = f"transforms.{number}"
+        transform.read(tokenizer)
     return transforms
 
 
-def count_trainable(resolved: ResolvedRecipe, config: ModelConfig) -> int | None:
-    """Parameters of the policy that will train, None for all; refuses transforms that do not fit the model.
+def count_trainable(resolved: ResolvedRecipe, config: ModelConfig, tokenizer: Tokenizer) -> tuple[int | None, int]:
+    """(parameters of the policy that will train, None for all; virtual tokens); refuses transforms that do not fit.
 
     They are applied to a model without weights, so that what is wrong with them is said before anything is read.
     """
     if not resolved.transforms:
-        return None
-    model, transforms = Transformer(config), make_transforms(resolved)
+        return None, 0
+    model, transforms = Transformer(config), make_transforms(resolved, tokenizer)
     for transform in transforms:
         transform.check(config)
     apply_transforms(model, transforms, seed=0)
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    refuse_without_room(resolved.recipe, model)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(model.virtual_tokens)
+
+
+def refuse_without_room(recipe: Recipe, model: Transformer) -> None:
+    """ConfigError if virtual tokens and the longest rows together are more than there are learned positions."""
+    virtual, limit = max(model.virtual_tokens), model.config.max_positions
+    if virtual and model.config.positions == "learned" and recipe.data.sequence_length + virtual > limit:
+        raise ConfigError(
+            f"the model has {limit} positions, and {virtual} virtual tokens take some of them",
+            where="data.sequence_length",
+            value=recipe.data.sequence_length,
+            fix=f"set data.sequence_length={limit - virtual}, or use fewer virtual tokens",
+        )
 
 
 def start_of(policy: Transformer) -> Transformer:
@@ -251,7 +269,7 @@ def set_up_torch(recipe: Recipe, processes: Processes) -> None:
     """Threads, memory and deterministic kernels."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(recipe.train.threads or max(1, cores // local))
+    use_threads(recipe.train.threads or max(1, cores // local))
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Filling fresh memory would find reads of it, which this package does not make, and costs time.

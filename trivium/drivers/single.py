@@ -19,6 +19,7 @@ from trivium.errors import ArtifactDamaged, Interrupted, TrainingDiverged
 
 if TYPE_CHECKING:
     from trivium.artifacts.record import Parent
+    from trivium.core.callbacks import Callback
     from trivium.core.progress import Progress
     from trivium.core.trainer import Trainer
     from trivium.drivers.forecasting import Forecasting
@@ -34,6 +35,7 @@ def train(
     dry_run: bool = False,
     preflight: bool = False,
     fresh: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Trains as a recipe says and returns the run.
 
@@ -42,6 +44,7 @@ def train(
     dry_run:   one real update; reports memory, speed, disk and time to the end, and trains nothing.
     preflight: overfits eight rows and checks masks, end of text and template, and trains nothing.
     fresh:     sets an earlier run of this name aside and starts over.
+    callbacks: observe the run besides its own; the last to be told of an update.
 
     Raises TriviumError for wrong input, Interrupted when it was asked to stop and has saved everything.
     """
@@ -61,7 +64,7 @@ def train(
             say(f"{folder.path} is finished; --fresh starts over")
             return Run(folder.path, folder.final)
         with opened(resolved) as session:
-            run(session, folder)
+            run(session, folder, callbacks)
     return Run(folder.path, folder.final)
 
 
@@ -92,7 +95,7 @@ def finished(folder: RunFolder) -> bool:
     return True
 
 
-def run(session: Session, folder: RunFolder) -> None:
+def run(session: Session, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> None:
     """Continues from the newest good checkpoint to the end, and leaves a report in every case."""
     from trivium.artifacts.checkpoints import CheckpointStore
     from trivium.core.checkpoint import Checkpoints
@@ -119,6 +122,7 @@ def run(session: Session, folder: RunFolder) -> None:
     with make_progress(session) as progress, reported(session, folder):
         forecasting = Forecasting(session, folder, progress)
         add_callbacks(session, folder, progress, forecasting)
+        trainer.callbacks += callbacks
         trainer.fit()
         write_final(session, folder, parents=checkpoints.parents)
         if main:
@@ -255,7 +259,8 @@ def write_model(session: Session, folder: RunFolder, *, parents: list[Parent]) -
         seed=session.recipe.seed,
         replace=True,
     ) as place:
-        write_model_files(session.trainer, "policy", weights, place)
+        if not session.trainer.method.finish(place, weights):
+            write_model_files(session.trainer, "policy", weights, place)
         return measured(session, place)
 
 

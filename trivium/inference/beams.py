@@ -203,8 +203,8 @@ def beam_ids(
     opens = config.kind == "encoder_decoder"
     searches = []
     for number, ids in enumerate(prompts):
-        prompt, source = opening(config, ids, prefix, where=f"prompt {number}")
-        check_room(prompt, max_new_tokens, context=context_length(config), where=f"prompt {number}")
+        prompt, source = opening(module, ids, prefix, where=f"prompt {number}")
+        check_room(prompt, max_new_tokens, context=context_length(module), where=f"prompt {number}")
         searches.append(Search(prompt, max_new_tokens, beams, settings, ends, opens, source))
     for _ in run(module, searches, max_rows=max_rows, should_stop=should_stop):
         pass

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from trivium.data.batch import Layout, Source
-from trivium.data.sides import source_ids
+from trivium.data.sides import source_ids, text_frame
 from trivium.errors import ModelError, TriviumError
 from trivium.inference.engine import evaluating
 from trivium.inference.request import check_number
 from trivium.models.heads import pool
+from trivium.models.sentences import Sentences
 from trivium.tokenizers.special import mask_id
 
 if TYPE_CHECKING:
@@ -64,12 +65,32 @@ def fill(model: LanguageModel, text: str, *, top: int = 5) -> list[list[Filling]
     ]
 
 
-def embed(model: LanguageModel, texts: Sequence[str], *, pooling: str = "mean", normalize: bool = True) -> Tensor:
-    """[N, D] float32: one vector for each text, from the last hidden states (of an encoder-decoder the encoder's)."""
-    if pooling not in POOLINGS:
-        raise TriviumError("unknown pooling", where="pooling", value=pooling, fix=f"use one of {', '.join(POOLINGS)}")
-    rows = [source_ids(model.tokenizer, text) for text in texts]
-    vectors = torch.zeros(len(rows), model.module.config.hidden_size)
+def embed(
+    model: LanguageModel,
+    texts: Sequence[str],
+    *,
+    prompt: str | None = None,
+    dimensions: int | None = None,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    truncate: bool = False,
+) -> Tensor:
+    """[N, D] float32: one vector for each text, from the last hidden states (of an encoder-decoder the encoder's).
+
+    Arguments as in `LanguageModel.embed`; what is None is as the model's folder says.
+    """
+    sentences = model.sentences or Sentences()
+    if pooling is not None:
+        if pooling not in POOLINGS:
+            fix = f"use one of {', '.join(POOLINGS)}"
+            raise TriviumError("unknown pooling", where="pooling", value=pooling, fix=fix)
+        sentences = replace(sentences, pooling=pooling)
+    before = _prompt(sentences, prompt)
+    rows = [_row(model, sentences, before + text, number, truncate) for number, text in enumerate(texts)]
+    size = sentences.size(model.module.config.hidden_size)
+    if dimensions is not None:
+        check_number("dimensions", dimensions, at_least=1, at_most=size, whole=True, fix=f"the vectors have {size}")
+    vectors = torch.zeros(len(rows), dimensions or size)
     order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
     while order:
         group = [order.pop()]
@@ -77,8 +98,42 @@ def embed(model: LanguageModel, texts: Sequence[str], *, pooling: str = "mean", 
         while order and total + len(rows[order[-1]]) <= _TOKENS_AT_ONCE:
             group.append(order.pop())
             total += len(rows[group[-1]])
-        vectors[group] = _pooled(model, [rows[number] for number in group], pooling).float().cpu()
-    return nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+        pooled = _pooled(model, [rows[number] for number in group], sentences.pooling)
+        with torch.no_grad():
+            made = sentences.vectors(pooled, dimensions=dimensions, normalize=False)
+        vectors[group] = made.float().cpu()
+    wanted = sentences.normalize if normalize is None else normalize
+    return nn.functional.normalize(vectors, dim=-1) if wanted else vectors
+
+
+def _prompt(sentences: Sentences, name: str | None) -> str:
+    """The text put in front of each text."""
+    name = sentences.prompt if name is None else name
+    if name is None:
+        return ""
+    if name not in sentences.prompts:
+        known = ", ".join(sentences.prompts) or "none"
+        raise TriviumError(
+            "the model has no such prompt", where="prompt", value=name, fix=f"it has {known}; others go into the text"
+        )
+    return sentences.prompts[name]
+
+
+def _row(model: LanguageModel, sentences: Sentences, text: str, number: int, truncate: bool) -> list[int]:
+    """The tokens of a text in their frame."""
+    ids = source_ids(model.tokenizer, text.lower() if sentences.lowercase else text)
+    limit = min(model.context_length, sentences.max_length or model.context_length)
+    if len(ids) > limit:
+        if not truncate:
+            raise TriviumError(
+                "the text is too long for the model",
+                where=f"text {number}",
+                value=f"{len(ids)} tokens, {limit} fit",
+                fix="shorten it, or cut it with truncate=True",
+            )
+        frame = text_frame(model.tokenizer)
+        ids = [*ids[: limit - len(frame.after)], *frame.after]
+    return ids
 
 
 def _pooled(model: LanguageModel, rows: Sequence[Sequence[int]], pooling: str) -> Tensor:

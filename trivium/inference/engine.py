@@ -60,7 +60,7 @@ class CachedReader:
     """A model that reads its prompts once, and then one token of each row after the other.
 
     module:  a decoder or an encoder-decoder. prompts, sources: [(ids, ids of the source or none)], one for each row.
-    room:    most tokens that a row will hold.
+    room:    most tokens that a row will hold, without virtual ones.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class CachedReader:
         self._module, self._prompts = module, prompts
         self.device = next(module.parameters()).device
         dtype = _compute_dtype(module, self.device)
-        self._cache = KVCache(module.config, rows=len(prompts), max_length=room, dtype=dtype, device=self.device)
+        longest = room + module.virtual_tokens[0]
+        self._cache = KVCache(module.config, rows=len(prompts), max_length=longest, dtype=dtype, device=self.device)
         self._owners = list(range(len(prompts)))
         """Which source each row has."""
 
@@ -256,8 +257,8 @@ def generate_ids(
     samples = []
     for number, (ids, seed) in enumerate(zip(prompts, each, strict=True)):
         check_seed(seed)
-        prompt, source = opening(module.config, ids, prefix, where=f"prompt {number}")
-        check_room(prompt, max_new_tokens, context=context_length(module.config), where=f"prompt {number}")
+        prompt, source = opening(module, ids, prefix, where=f"prompt {number}")
+        check_room(prompt, max_new_tokens, context=context_length(module), where=f"prompt {number}")
         stream = random_stream(seed, [*source, *prompt])
         samples.append(Sample(prompt, settings, max_new_tokens, stream, ends, source))
     places = {id(sample): place for place, sample in enumerate(samples)}
@@ -294,12 +295,13 @@ def decode(
 
 
 def opening(
-    config: ModelConfig, ids: Sequence[int], prefix: Sequence[int] = (), *, where: str
+    module: Transformer, ids: Sequence[int], prefix: Sequence[int] = (), *, where: str
 ) -> tuple[list[int], list[int]]:
     """(what the decoder starts with, what the encoder reads) for a prompt; a decoder continues the prompt itself.
 
     prefix: tokens that the answer of an encoder-decoder begins with. Raises if the source is empty or too long.
     """
+    config = module.config
     if config.kind != "encoder_decoder":
         if prefix:
             raise TriviumError("only encoder-decoders take a prefix", where="prefix", fix="put it at the prompt's end")
@@ -310,7 +312,7 @@ def opening(
             where="decoder_start_token_id",
             fix="set it in config.json",
         )
-    context = context_length(config)
+    context = context_length(module, source=True)
     if not ids or len(ids) > context:
         raise TriviumError(
             "the source is too long for the model" if ids else "the source holds no token",
@@ -321,9 +323,10 @@ def opening(
     return [config.start_id, *prefix], list(ids)
 
 
-def context_length(config: ModelConfig) -> int:
-    """Most tokens of a sequence; relative positions have no limit."""
-    return 1 << 30 if config.positions == "relative" else config.max_positions
+def context_length(module: Transformer, *, source: bool = False) -> int:
+    """Most tokens of a sequence, or of a source, beside the virtual ones; relative positions have no limit."""
+    config = module.config
+    return 1 << 30 if config.positions == "relative" else config.max_positions - module.virtual_tokens[source]
 
 
 def check_generates(config: ModelConfig) -> None:

@@ -34,8 +34,10 @@ from trivium.inference.settings import Settings, settle
 from trivium.inference.stopping import TextStream
 from trivium.losses.tokens import token_logprobs
 from trivium.models.folder import DTYPES, load_model
+from trivium.models.sentences import Sentences, read_sentences, sentences_of
 from trivium.models.transformer import Transformer
 from trivium.nearest import nearest
+from trivium.threads import use_threads
 from trivium.tokenizers.tokenizer import Tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
@@ -201,6 +203,7 @@ class LanguageModel:
     tokenizer: turns text and messages into ids and back.
     defaults:  settings where the caller gives none.
     decisions: how the scores of a head for labels become labels.
+    sentences: how hidden states become the vector of a text; None where the model was not trained to give any.
     """
 
     def __init__(
@@ -210,6 +213,7 @@ class LanguageModel:
         *,
         defaults: Defaults | None = None,
         decisions: Decisions | None = None,
+        sentences: Sentences | None = None,
     ) -> None:
         if tokenizer.vocab_size > module.config.vocab_size:
             raise ModelError(
@@ -221,6 +225,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.defaults = defaults or Defaults()
         self.decisions = decisions or Decisions()
+        self.sentences = sentences or sentences_of(module)
 
     @property
     def device(self) -> torch.device:
@@ -230,7 +235,7 @@ class LanguageModel:
     @property
     def context_length(self) -> int:
         """Most tokens that prompt and answer may have together."""
-        return context_length(self.module.config)
+        return context_length(self.module)
 
     @overload
     def generate(
@@ -301,12 +306,33 @@ class LanguageModel:
         """For each mask token in a text the likeliest tokens in its place; needs an encoder pretrained with mlm."""
         return encoding.fill(self, text, top=top)
 
-    def embed(self, text: str | list[str], *, pooling: str = "mean", normalize: bool = True) -> Tensor:
-        """The vector [D] of a text, or [N, D] of several: their hidden states ("first", "last", "mean", "max").
+    def embed(
+        self,
+        text: str | list[str],
+        *,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        truncate: bool = False,
+    ) -> Tensor:
+        """The vector [D] of a text, or [N, D] of several, as the model was trained to give them.
 
-        normalize: to length 1, so that the product of two vectors is their cosine.
+        prompt:     name of the model's text that is put in front ("query", "document"); default: what the folder says.
+        dimensions: only the first numbers of each vector (Matryoshka).
+        pooling:    which hidden states stand for the text: first, last, mean or max; default: the model's, else mean.
+        normalize:  to length 1, so that the product of two vectors is their cosine; default: the model's, else yes.
+        truncate:   cut texts that are too long for the model, which are an error otherwise.
         """
-        vectors = encoding.embed(self, [text] if isinstance(text, str) else text, pooling=pooling, normalize=normalize)
+        vectors = encoding.embed(
+            self,
+            [text] if isinstance(text, str) else text,
+            prompt=prompt,
+            dimensions=dimensions,
+            pooling=pooling,
+            normalize=normalize,
+            truncate=truncate,
+        )
         return vectors[0] if isinstance(text, str) else vectors
 
     def classify(self, texts: Sequence[Texts], *, truncate: bool = False) -> list[Classified]:
@@ -361,7 +387,7 @@ class LanguageModel:
         config = self.module.config
         if config.kind != "encoder_decoder":
             return self.tokenizer.encode(text, bos=self.tokenizer.adds_bos)
-        start, _ = opening(config, [0], where="text")
+        start, _ = opening(self.module, [0], where="text")
         frame = target_frame(self.tokenizer)
         return [*start, *frame.before, *self.tokenizer.encode(text), *frame.after]
 
@@ -408,9 +434,9 @@ class LanguageModel:
         asked = []
         for number, prompt in enumerate(prompts):
             where = "prompt" if len(prompts) == 1 else f"prompt {number}"
-            start, source = opening(config, self._encoded(prompt), prefix, where=where)
-            check_room(start, settings.max_new_tokens or 1, context=context_length(config), where=where)
-            length = settings.length(len(start), room=context_length(config))
+            start, source = opening(self.module, self._encoded(prompt), prefix, where=where)
+            check_room(start, settings.max_new_tokens or 1, context=self.context_length, where=where)
+            length = settings.length(len(start), room=self.context_length)
             eos_ids = self._eos_ids(chat=not isinstance(prompt, str))
             seed = options.get("seed")
             seed = secrets.randbits(32) if seed is None else seed
@@ -514,11 +540,16 @@ def load(
     """
     if threads is not None:
         check_number("threads", threads, at_least=1, whole=True, fix="use a whole number from 1 up")
-        torch.set_num_threads(threads)
+        use_threads(threads)
     module = load_model(folder, dtype=_dtype(dtype), device=_device(device)).eval()
     path = Path(folder)
     decisions = read_decisions(path, module.config.labels)
-    return LanguageModel(module, Tokenizer.load(folder), defaults=read_defaults(path), decisions=decisions)
+    sentences = read_sentences(path)
+    if sentences is not None:
+        sentences = sentences.to(next(module.parameters()))
+    return LanguageModel(
+        module, Tokenizer.load(folder), defaults=read_defaults(path), decisions=decisions, sentences=sentences
+    )
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

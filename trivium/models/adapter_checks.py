@@ -49,12 +49,19 @@ def read_checked(where: Path, read: Callable[[], Transform]) -> Transform:
         raise ModelError(error.problem, where=place, fix=error.fix, **given) from None
 
 
-def check_tensors(where: Path, adapter: Transform, tensors: Mapping[str, Tensor], model: Transformer) -> None:
-    """Refuses tensors that nothing here reads: the model would not be the one that was stored."""
+def check_tensors(
+    where: Path, adapter: Transform, tensors: Mapping[str, Tensor], model: Transformer, *, other_head: bool
+) -> None:
+    """Refuses tensors that nothing here reads: the model would not be the one that was stored.
+
+    other_head: the model was asked for with another head, so that of the adapter is left out.
+    """
     known = {_bare(name) for name in adapter.tensors(model, model.state_dict())}
     table = expand(keys_of(model.config), model.config, [name for name, _ in model.named_parameters()])
     known |= {PEFT_PREFIX + key.file for key in table}
     file = family(model.config.family)
+    if other_head:
+        known |= {PEFT_PREFIX + key.file for head in file.HEADS.values() for key in head.keys}
     unknown = sorted(
         name
         for name in tensors

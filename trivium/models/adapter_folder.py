@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 
     from trivium.models.transformer import Transformer
 
+FOLDED = "training.safetensors"
+"""Of a checkpoint: the parameters that what is stored was computed from."""
 ADAPTER, TENSORS, OWN = "adapter_config.json", "adapter_model.safetensors", "adapters.json"
 FUSION = "adapter_fusion_config.json"
 HEAD, HEAD_CONFIG = "model_head.safetensors", "head_config.json"
@@ -117,10 +119,10 @@ def is_adapter(folder: Path | str) -> bool:
     return any((Path(folder) / name).is_file() for name in (ADAPTER, FUSION, OWN))
 
 
-def save_adapters(folder: Path, model: Transformer, weights: Mapping[str, Tensor]) -> None:
+def save_adapters(folder: Path, model: Transformer, weights: Mapping[str, Tensor], *, training: bool = False) -> None:
     """Writes the adapters of the model into `folder`, an existing folder inside an artifact that is being written.
 
-    weights: all parameters by this package's names.
+    weights: all parameters by this package's names. training: also what only a run that continues needs.
     """
     adapters, base = adapters_of(model), model.base
     assert base is not None, "adapters are stored beside a base"
@@ -131,6 +133,8 @@ def save_adapters(folder: Path, model: Transformer, weights: Mapping[str, Tensor
         place.mkdir(exist_ok=True)
         write = _save_hub if adapter.peft_type in _HUB_FILES else _save_peft
         write(place, adapter, model, weights, base, also if number == 0 else {})
+        if training and adapter.folds:
+            write_tensors(place / FOLDED, {name: weights[name] for name in adapter.added})
     order = ["." if alone else adapter.name for adapter in adapters]
     names = [adapter.name for adapter in adapters]
     own = {"format": 1, "base": base.path, "fingerprint": base.fingerprint, "adapters": order, "names": names}
@@ -159,7 +163,7 @@ def _save_peft(
     tensors = adapter.tensors(model, weights)
     if also:
         settings["modules_to_save"] = sorted({name.rpartition(".")[0] for name in also})
-        tensors |= {PEFT_PREFIX + name: tensor for name, tensor in also.items()}
+        tensors |= {adapter.peft_prefix + name: tensor for name, tensor in also.items()}
     write_json(place / ADAPTER, settings)
     write_tensors(place / TENSORS, tensors, metadata={"format": "pt"})
 
@@ -202,7 +206,7 @@ def load_adapters(
     stored = list(stored_adapters(path))
     found = find_base(path, base)
     config = head_settings(path)
-    wanted = {**config, **(head or {})} or None
+    wanted = head or config or None
     if is_adapter(found):
         raise ModelError(
             "the base of an adapter must be a model of its own, not an adapter",
@@ -224,7 +228,7 @@ def load_adapters(
     finish(model)
     for entry, adapter in zip(stored, adapters_of(model), strict=True):
         if entry.kind not in _HUB_FILES:
-            check_tensors(entry.file, adapter, entry.tensors(), model)
+            check_tensors(entry.file, adapter, entry.tensors(), model, other_head=head is not None)
     check_head(path, model, values)
     return model
 
@@ -258,8 +262,9 @@ def adapter_values(folder: Path | str, model: Transformer) -> dict[str, Tensor]:
     adapters = adapters_of(model)
     for entry, adapter in zip(stored_adapters(Path(folder)), adapters, strict=True):
         tensors = entry.tensors()
-        values |= adapter.values(tensors, model)
-        values |= _read_trained_base(tensors, model)
+        folded = read_tensors(entry.folder / FOLDED) if (entry.folder / FOLDED).is_file() else {}
+        values |= folded if set(folded) == set(adapter.added) else adapter.values(tensors, model)
+        values |= _read_trained_base(tensors, adapter.peft_prefix, model)
     return values
 
 
@@ -408,14 +413,14 @@ def _trained_base(model: Transformer, weights: Mapping[str, Tensor]) -> dict[str
     return {key.file: file_tensor(key, weights, None, model.config.num_kv_heads) for key in table}
 
 
-def _read_trained_base(tensors: Mapping[str, Tensor], model: Transformer) -> dict[str, Tensor]:
+def _read_trained_base(tensors: Mapping[str, Tensor], prefix: str, model: Transformer) -> dict[str, Tensor]:
     """The reverse of `_trained_base`."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names = base_names(model)
     found: dict[str, Tensor] = {}
     tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}
     for key in expand(keys_of(model.config), model.config, names):
-        tensor = tensors.get(PEFT_PREFIX + key.file)
+        tensor = tensors.get(prefix + key.file)
         if tensor is not None and all(parameters[name].is_floating_point() for name in key.own):
             tensor = tensor.t() if key.transposed and tensor.dim() == 2 else tensor
             shapes = [tuple(parameters[name].shape) for name in key.own]

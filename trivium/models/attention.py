@@ -67,10 +67,12 @@ class LayerPlan:
     """What layers of one kind share in one forward pass.
 
     rotary: cosine [T, 1, R] and sine [T, 1, R/2] of the R coordinates that turn, or None for other kinds of positions.
+    picked: attention of the wanted tokens alone, for the last layer; None where all of them must look.
     """
 
     rotary: tuple[Tensor, Tensor] | None
     attend: Attend
+    picked: Attend | None = None
 
 
 @dataclass(frozen=True)
@@ -397,6 +399,55 @@ def _in_buckets(
     return buckets.attend(query, key, value, attend)
 
 
+class PickedAttention:
+    """Some tokens of each sequence look at all of it: one call for each run of equally long neighbours.
+
+    A sequence with fewer of them than another one of its run is filled up with any; what those see is dropped.
+    """
+
+    compiles = False
+
+    def __init__(self, layout: Layout, wanted: Tensor, *, pattern: Pattern) -> None:
+        """wanted: [W] ascending, at least one."""
+        self.pattern = pattern
+        sequences = layout.sequence_ids(wanted.device)
+        counts = torch.bincount(sequences[wanted], minlength=layout.sequences)
+        firsts = counts.cumsum(0) - counts
+        self.sizes: list[int] = []
+        self.runs: list[tuple[int, int]] = []
+        filled = []
+        for start, end, (length, _) in equal_neighbours((length, 0) for length in layout.lengths):
+            own = slice(int(sequences[start]), int(sequences[end - 1]) + 1)
+            most = int(counts[own].max())
+            at = torch.arange(most, device=wanted.device)
+            filled.append(torch.where(at < counts[own, None], firsts[own, None] + at, -1).flatten())
+            self.sizes.append(end - start)
+            self.runs.append((length, most))
+        chosen = torch.cat(filled)
+        self.places = (chosen >= 0).nonzero().squeeze(1)
+        self.filled = chosen.clamp(min=0)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
+        """[W, H, C] from query [W, H, C], key and value [T, K, C]."""
+        many = [size // length * most for size, (length, most) in zip(self.sizes, self.runs, strict=True)]
+        queries = torch.split(query.index_select(0, self.filled), many)
+        parts = zip(queries, torch.split(key, self.sizes), torch.split(value, self.sizes), self.runs, strict=True)
+        results = [
+            attend_heads(
+                heads_first(q, most),
+                heads_first(k, length),
+                heads_first(v, length),
+                mask=None,
+                pattern=self.pattern,
+                dropout=dropout,
+                causal=False,
+            )
+            for q, k, v, (length, most) in parts
+            if most
+        ]
+        return torch.cat([out.transpose(1, 2).flatten(0, 1) for out in results]).index_select(0, self.places)
+
+
 class CachedCrossAttention:
     """The same with the keys and values of the sources in the cache: stored by the first forward pass, then read."""
 
@@ -445,6 +496,14 @@ def plan_attention(layout: Layout, *, pattern: Pattern, device: torch.device, ca
     if layout.uniform and not layout.prefixes:
         return UniformAttention(layout.uniform, pattern=pattern, device=device)
     return RaggedAttention(layout, pattern=pattern, device=device)
+
+
+def plan_picked_attention(layout: Layout, wanted: Tensor | None, *, pattern: Pattern) -> Attend | None:
+    """The attention of the tokens `wanted` alone; None where it is not simpler than that of all tokens."""
+    plain = not pattern.causal and pattern.window is None and pattern.bias is None
+    if wanted is None or not plain or wanted.device.type != "cpu" or not len(wanted):
+        return None
+    return PickedAttention(layout, wanted, pattern=pattern)
 
 
 def plan_cross_attention(

@@ -180,17 +180,23 @@ class ModelConfig(StrictModel):
     """Factor on the hidden states before the language-model head (T5 v1.0: hidden_size ** -0.5)."""
     tie_embeddings: bool = False
     """The language-model head is the transposed embedding."""
-    head: Literal["language", "masked", "sequence", "token", "span", "detector", "none"] = "language"
+    head: Literal["language", "masked", "sequence", "token", "span", "detector", "embedding", "none"] = "language"
     """What the model ends in: logits of every token, of masked tokens (with a transform before), one set of scores for
-    a sequence or for each token, begin and end of a span, one score for each token, or hidden states."""
+    a sequence or for each token, begin and end of a span, one score for each token, one vector for a sequence, or
+    hidden states."""
     labels: tuple[str, ...] = ()
-    """Names of what a `sequence` or `token` head scores, in order."""
+    """Names of what a `sequence` or `token` head scores, in order, or an `embedding` head beside its vector."""
     problem: Literal["single_label", "multi_label", "regression"] = "single_label"
     """What the scores of a `sequence` head mean."""
     pooling: Literal["first", "last", "mean", "max"] = "first"
     """Which hidden state stands for a sequence."""
-    head_dense: Literal["none", "tanh", "relu", "gelu"] = "none"
-    """A dense layer with this activation before the scores of a `sequence`, `token`, `span` or `detector` head."""
+    head_dense: Literal["none", "linear", "tanh", "relu", "gelu"] = "none"
+    """A dense layer with this activation before the scores of a `sequence`, `token`, `span` or `detector` head, or
+    behind the pooled hidden state of an `embedding` head."""
+    head_size: int | None = Field(None, ge=1, le=1 << 16)
+    """Width of the dense layer of an `embedding` head; default: hidden_size."""
+    head_projection: int = Field(0, ge=0, le=1 << 16)
+    """Width of a further layer of an `embedding` head, which training alone looks at; 0: none."""
     head_bias: bool = False
     """Whether the last layer of the head has a bias."""
     head_dropout: float = Field(0.0, ge=0, lt=1)
@@ -312,6 +318,11 @@ class ModelConfig(StrictModel):
         """Numbers that a `sequence`, `token`, `span` or `detector` head gives."""
         return {"span": 2, "detector": 1}.get(self.head, len(self.labels))
 
+    @property
+    def vector_size(self) -> int:
+        """Numbers in the vector of an `embedding` head."""
+        return self.hidden_size if self.head_dense == "none" else self.head_size or self.hidden_size
+
     def parameters(self) -> int:
         """Exact number of parameters; a tied head counts once."""
         width = self.hidden_size
@@ -352,4 +363,7 @@ class ModelConfig(StrictModel):
             return own + self.vocab_size * bias + (dense + self._norm() if self.head == "masked" else 0)
         if self.head == "none":
             return 0
+        if self.head == "embedding":
+            own = 0 if self.head_dense == "none" else self.vector_size * (width + bias)
+            return own + self.head_projection * (self.vector_size + bias) + self.scores * (width + bias)
         return self.scores * (width + bias) + (dense if self.head_dense != "none" else 0)

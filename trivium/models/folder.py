@@ -323,7 +323,7 @@ def keys_of(config: ModelConfig) -> list[Key]:
     if name != config.head:  # a head that only this package knows keeps its own names
         keys += [
             Key(f"{OWN_SECTION}.{part}", (part,))
-            for module in ("head", "head.dense", "head.norm", "head.out")
+            for module in ("head", "head.dense", "head.norm", "head.out", "head.projection")
             for part in (f"{module}.weight", f"{module}.bias")
         ]
     return keys

@@ -1,4 +1,4 @@
-"""What stands at the end of a model: logits over the vocabulary, or scores of labels.
+"""What stands at the end of a model: logits over the vocabulary, scores of labels, or one vector for a sequence.
 
 Losses and generation call `transform` on the hidden states they want and use `weight`, `bias` and `softcap`
 themselves, so that logits exist only a chunk at a time; calling a head does all of it.
@@ -71,8 +71,9 @@ class TokenHead(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout | None = None) -> Tensor:
         """[T, D] -> [T, N]."""
-        if self.dense is not None and self.activation is not None:
-            hidden = self.activation(self.dense(hidden))
+        if self.dense is not None:
+            hidden = self.dense(hidden)
+            hidden = hidden if self.activation is None else self.activation(hidden)
         scores: Tensor = self.out(self.dropout(hidden))
         return scores
 
@@ -89,6 +90,51 @@ class SequenceHead(TokenHead):
         if layout is None:
             raise ValueError("scores of sequences need the layout of the sequences")
         return super().forward(pool(hidden, layout, self.pooling))
+
+
+class EmbeddingHead(nn.Module):
+    """One vector for each sequence: projection(act(dense(pooled))); and scores of labels from what is pooled.
+
+    vectors [S, E]: what is kept; projected [S, P]: what training compares; scores [S, N].
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, size, bias = config.hidden_size, config.vector_size, config.head_bias
+        self.pooling = config.pooling
+        self.dense = None if config.head_dense == "none" else Linear(width, size, bias=bias)
+        self.activation = kernels.ACTIVATIONS.get(config.head_dense)
+        self.projection = Linear(size, config.head_projection, bias=bias) if config.head_projection else None
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.out = Linear(width, config.scores, bias=bias) if config.labels else None
+
+    def forward(self, hidden: Tensor, layout: Layout | None = None) -> Tensor:
+        """[T, D] -> [S, E]."""
+        if layout is None:
+            raise ValueError("vectors of sequences need the layout of the sequences")
+        return self.vectors(self.pooled(hidden, layout))
+
+    def pooled(self, hidden: Tensor, layout: Layout) -> Tensor:
+        """[T, D] -> [S, D]."""
+        return pool(hidden, layout, self.pooling)
+
+    def vectors(self, pooled: Tensor) -> Tensor:
+        """[S, D] -> [S, E]."""
+        if self.dense is not None:
+            pooled = self.dense(pooled)
+        return pooled if self.activation is None else self.activation(pooled)
+
+    def projected(self, pooled: Tensor) -> Tensor:
+        """[S, D] -> [S, P]."""
+        vectors = self.vectors(pooled)
+        return vectors if self.projection is None else self.projection(vectors)
+
+    def scores(self, pooled: Tensor) -> Tensor:
+        """[S, D] -> [S, N]."""
+        if self.out is None:
+            raise ValueError("this head knows no labels")
+        scores: Tensor = self.out(self.dropout(pooled))
+        return scores
 
 
 class NoHead(nn.Module):
@@ -120,6 +166,7 @@ HEADS: dict[str, Callable[[ModelConfig], Any]] = {
     "token": TokenHead,
     "span": TokenHead,
     "detector": TokenHead,
+    "embedding": EmbeddingHead,
     "none": lambda config: NoHead(),
 }
 

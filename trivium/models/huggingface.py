@@ -156,7 +156,9 @@ def expand(table: Collection[Key], config: ModelConfig, parameters: Collection[s
 
 # config.json
 
-HEAD_FIELDS = ("head", "labels", "problem", "pooling", "head_dense", "head_bias", "head_dropout")
+HEAD_FIELDS = (
+    "head", "labels", "problem", "pooling", "head_dense", "head_bias", "head_dropout", "head_size", "head_projection",
+)  # fmt: skip
 OWN_SECTION = "trivium"
 """Key of config.json under which a head stands that transformers does not have for the family."""
 _IMPLIED = ("pooling", "head_dense", "head_bias")

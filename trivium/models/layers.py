@@ -74,8 +74,11 @@ class Attention(nn.Module):
 
     def forward(self, hidden: Tensor, plan: LayerPlan, wanted: Tensor | None = None) -> Tensor:
         """[T, D] -> [T, D], or [W, D] for the tokens `wanted` [W]."""
-        query = self.heads(self.query(hidden), self.query_norm)
         key = self.heads(self.key(hidden), self.key_norm)
+        if wanted is not None and plan.picked is not None:
+            query = self.heads(self.query(_only(hidden, wanted)), self.query_norm)
+            return self.mix(query, key, self.heads(self.value(hidden)), LayerPlan(None, plan.picked))
+        query = self.heads(self.query(hidden), self.query_norm)
         if plan.rotary is not None:
             query, key = (self.rotate(x, *plan.rotary) for x in (query, key))
         return self.mix(query, key, self.heads(self.value(hidden)), plan, wanted)

@@ -79,7 +79,11 @@ class Place:
 def places(model: Transformer, *, embeddings: bool = False) -> list[Place]:
     """All linear layers of the model, and with `embeddings` that of tokens, in the order of the file format."""
     modules = dict(model.named_modules())
-    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False) if ".branches." not in name]
+    parameters = [
+        name
+        for name, _ in model.named_parameters(remove_duplicate=False)
+        if ".branches." not in name and not name.startswith("prompts.")
+    ]
     found = []
     for key in expand(keys_of(model.config), model.config, parameters):
         own = tuple(name.removesuffix(".weight") for name in key.own)

@@ -6,8 +6,10 @@ parameters of their own and freeze the base; some only choose which parameters o
 Hooks:
 
     check(config)           what it asks of the model, before weights are read
+    read(tokenizer)         what it needs of the tokenizer
     install(model, seed)    adds its parameters, in place; the model must compute what it did before, unless said
     trains(name, model)     whether a parameter of the base trains with it
+    prompt, prefix          the virtual tokens it puts before each sequence
     lr_factor(name)         how fast a parameter learns, beside the learning rate
     finish(model)           after all transforms have been applied
     merge(model)            folds it into the base, where that can be done exactly
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from trivium.config import StrictModel
 from trivium.errors import ModelError
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
     from trivium.models.adapted import Rows
     from trivium.models.config import ModelConfig
     from trivium.models.transformer import Transformer
+
+
+class Encodes(Protocol):
+    """What turns text into tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class Transform:
     """Whether adapters above it mean nothing without it (a quantised base); its settings are stored with them."""
     peft_type: ClassVar[str] = ""
     """The `peft_type` of its adapter_config.json."""
+    peft_prefix: ClassVar[str] = "base_model.model."
+    """What stands before names of the base in PEFT's file."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -73,12 +85,27 @@ class Transform:
     def check(self, config: ModelConfig) -> None:
         """ConfigError where this kind of model cannot have it."""
 
+    def read(self, tokenizer: Encodes) -> None:
+        """Takes what it needs of the tokenizer, before anything else."""
+
     def install(self, model: Transformer, *, seed: int) -> None:
         """Adds parameters to the model, in place; random values from (seed, name)."""
 
     def trains(self, name: str, model: Transformer) -> bool:
         """Whether the parameter `name` of the base trains: by default those of a head for labels."""
         return name.startswith("head.") and model.config.head not in ("language", "masked", "none")
+
+    def prompt(self, model: Transformer) -> Tensor | None:
+        """[N, D] vectors before each sequence (of an encoder-decoder: before each source), in place of embeddings."""
+        return None
+
+    def prefix(self, model: Transformer) -> Tensor | None:
+        """[N, L, 2, K, C] keys and values before each sequence, for each block."""
+        return None
+
+    def virtual_tokens(self, config: ModelConfig) -> tuple[int, int]:
+        """How many virtual tokens it puts before (each sequence, each source)."""
+        return 0, 0
 
     def stores(self, name: str) -> bool:
         """Whether the parameter `name` of the base stands in `tensors`."""
@@ -100,6 +127,11 @@ class Transform:
     def remove(self, model: Transformer) -> None:
         """Takes it off again; the base is what it was."""
         raise NotImplementedError
+
+    @property
+    def folds(self) -> bool:
+        """Whether what is stored is computed from its parameters, so that a checkpoint must keep those too."""
+        return False
 
     def settings(self, model: Transformer) -> dict[str, Any]:
         """What PEFT's adapter_config.json says of it, without the base and the kind of task."""

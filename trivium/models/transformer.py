@@ -28,6 +28,7 @@ from trivium.models.attention import (
     Plan,
     plan_attention,
     plan_cross_attention,
+    plan_picked_attention,
 )
 from trivium.models.cache import KVCache
 from trivium.models.config import ModelConfig, Rope
@@ -35,8 +36,10 @@ from trivium.models.heads import make_head
 from trivium.models.layers import Block, Embedding, make_block, make_norm
 from trivium.models.positions import Alibi, RelativeBias
 from trivium.models.transform import Base, Transform
+from trivium.models.virtual import OpenedAttention, Opening, opening
 
 Then = Callable[[Tensor, Any], Any]
+Hook = Callable[[Transform, "Transformer"], Tensor | None]
 
 
 class Stack(nn.Module):
@@ -69,16 +72,23 @@ class Stack(nn.Module):
         cache: KVCache | None = None,
         memory: Tensor | None = None,
         source: Layout | None = None,
+        prefix: Opening | None = None,
+        wanted: Tensor | None = None,
     ) -> Plan:
         """Everything the blocks share for tokens that lie as `layout` says: positions, angles, attention calls.
 
         memory, source: hidden states [T_s, D] and layout of the sources, for a stack that looks at them.
+        prefix: keys and values that stand before the sequences.
+        wanted: [W] the tokens, ascending, that the last block is run for.
         """
-        totals, positions = list(layout.lengths), layout.positions(device)
+        seen = layout if prefix is None else prefix.layout
+        totals, positions = list(seen.lengths), seen.positions(device)
         if cache is not None:
-            totals = _check_room(layout, cache)
-            positions = positions + torch.tensor(cache.lengths, device=device)[layout.sequence_ids(device)]
+            totals = _check_room(seen, cache)
+            positions = positions + torch.tensor(cache.lengths, device=device)[seen.sequence_ids(device)]
         self._check_positions(totals)
+        if prefix is not None:
+            positions = prefix.drop(positions)
         config = self.config
         bias: Bias | None = self.relative_bias if config.positions != "alibi" else Alibi(config)
         pattern = Pattern(causal=self.causal, scale=config.attention_scale, softcap=config.attention_softcap, bias=bias)
@@ -88,7 +98,11 @@ class Stack(nn.Module):
             if config.positions == "rotary":
                 angles = rotary.cos_sin(config, rope, positions, layout=layout, totals=totals)
             own = replace(pattern, window=window)
-            return LayerPlan(angles, plan_attention(layout, pattern=own, device=device, cache=cache))
+            attend = plan_attention(seen, pattern=own, device=device, cache=cache)
+            if prefix is not None:
+                return LayerPlan(angles, OpenedAttention(attend, prefix))
+            picked = None if angles is not None else plan_picked_attention(layout, wanted, pattern=own)
+            return LayerPlan(angles, attend, picked)
 
         kinds = {config.slides(layer) for layer in range(len(self.blocks))}
         cross = None
@@ -109,7 +123,7 @@ class Stack(nn.Module):
             raise ModelError(
                 "a sequence is longer than the model has positions",
                 value=f"{max(totals)} tokens, {limit} positions",
-                fix="use shorter sequences (data.sequence_length) or a model with more positions",
+                fix="use shorter sequences (data.sequence_length), or a model with more positions",
             )
 
     def enter(self, embedded: Tensor, positions: Tensor, offset: Tensor | None = None) -> Tensor:
@@ -147,6 +161,7 @@ class Transformer(Stack):
 
     encoder: the stack that reads the sources of an encoder-decoder; it shares the embedding.
     transforms: what was applied to it, in order. base: the model folder that its adapters belong to.
+    prompts: what makes virtual tokens, by the name of its transform.
     invented: names of parameters that are random although the model was read from a folder: those of a new head.
     balance: after a forward pass of a mixture of experts, how unequally busy the experts were (1: equally); a scalar.
     """
@@ -160,6 +175,7 @@ class Transformer(Stack):
             self.token_type_embed = Embedding(config.token_types, config.hidden_size) if config.token_types else None
             self.encoder = Stack(config, config.num_layers, causal=False) if both else None
             self.head = make_head(config)
+        self.prompts = nn.ModuleDict()
         self.balance: Tensor | None = None
         self.transforms: list[Transform] = []
         self.base: Base | None = None
@@ -186,6 +202,12 @@ class Transformer(Stack):
     def _can_leave_out(self) -> bool:
         """Whether the last block can do without some tokens: not where others count them."""
         return bool(self.blocks) and self.config.kind != "encoder_decoder" and not self.config.experts
+
+    @property
+    def virtual_tokens(self) -> tuple[int, int]:
+        """How many virtual tokens stand before each sequence, and before each source."""
+        pairs = [transform.virtual_tokens(self.config) for transform in self.transforms]
+        return sum(own for own, _ in pairs), sum(source for _, source in pairs)
 
     def checkpoint_activations(self, every: int = 1) -> None:
         """Of every so many blocks keep only the input, and compute the rest again in the backward pass."""
@@ -221,7 +243,7 @@ class Transformer(Stack):
         offset:      [T, D], added to the input embeddings.
         source:      for an encoder-decoder: one source for each sequence; once it is in the cache, None.
         token_types: [T] segment of each token, for models that tell them apart; default: all 0.
-        wanted:      [W] tokens whose hidden states `then` looks at; the others may be zero, and cost less.
+        wanted:      [W] tokens, ascending, whose hidden states `then` looks at; the others may be zero, and cost less.
         Returns logits [B, L, V] or [T, V] (scores of sequences: [S, N]), or the result of `then`.
         """
         shape = input_ids.shape
@@ -230,21 +252,25 @@ class Transformer(Stack):
             input_ids = input_ids.reshape(-1)
         if layout.tokens != input_ids.shape[0]:
             raise ValueError(f"the layout counts {layout.tokens} tokens, input_ids has {input_ids.shape[0]}")
-        memory = None if source is None else self.encode(source)
-        plan = self.plan(
-            layout,
-            device=input_ids.device,
-            cache=cache,
-            memory=memory,
-            source=None if source is None else source.layout,
-        )
         if not self._can_leave_out:
             wanted = None
-        hidden = self.run_blocks(self.embed_inputs(input_ids, plan.positions, offset, token_types), plan, wanted=wanted)
+        memory, read = (None, None) if source is None else self._read(source)
+        prompt = self._opening(layout, cache, Transform.prompt) if self.encoder is None else None
+        inside = layout if prompt is None else prompt.layout
+        prefix = self._opening(inside, cache, Transform.prefix)
+        places = wanted if prompt is None else self._heard(prompt, layout, wanted)
+        last = None if wanted is None else places
+        plan = self.plan(
+            inside, device=input_ids.device, cache=cache, memory=memory, source=read, prefix=prefix, wanted=last
+        )
+        hidden = self.embed_inputs(input_ids, plan.positions, offset, token_types, prompt)
+        hidden = self.run_blocks(hidden, plan, wanted=last)
         if cache is not None:
-            cache.advance(layout.lengths)
+            cache.advance((inside if prefix is None else prefix.layout).lengths)
         if plan.routing:
             self.balance = balance(plan.routing)
+        if wanted is None and places is not None:
+            hidden = hidden.index_select(0, places)
         hidden = self.final_norm(hidden)
         if wanted is not None:
             hidden = hidden.new_zeros(layout.tokens, hidden.shape[1]).index_copy(0, wanted, hidden)
@@ -255,13 +281,41 @@ class Transformer(Stack):
 
     def encode(self, source: Source) -> Tensor:
         """[T_s, D] hidden states of the sources, through the encoder."""
+        memory, _ = self._read(source)
+        prompt = self._opening(source.layout, None, Transform.prompt)
+        return memory if prompt is None else prompt.drop(memory)
+
+    def _read(self, source: Source) -> tuple[Tensor, Layout]:
+        """What the encoder makes of the sources, and how it lies: with the virtual tokens before them."""
         if self.encoder is None:
             raise ValueError("this model has no encoder for a source")
-        encoder = self.encoder
-        plan = encoder.plan(source.layout, device=source.ids.device)
-        hidden = encoder.run_blocks(encoder.enter(self.embed_tokens(source.ids), plan.positions), plan)
+        encoder, embedded = self.encoder, self.embed_tokens(source.ids)
+        prompt = self._opening(source.layout, None, Transform.prompt)
+        layout = source.layout if prompt is None else prompt.layout
+        plan = encoder.plan(layout, device=source.ids.device)
+        embedded = embedded if prompt is None else prompt.insert(embedded, prompt.vectors)
+        hidden = encoder.run_blocks(encoder.enter(embedded, plan.positions), plan)
         normed: Tensor = encoder.final_norm(hidden)
-        return normed
+        return normed, layout
+
+    def _opening(self, layout: Layout, cache: KVCache | None, hook: Hook) -> Opening | None:
+        """The virtual tokens before each sequence; rows of a cache that hold something have begun with theirs."""
+        if not self.prompts:
+            return None
+        begun = [0] * layout.sequences if cache is None else cache.lengths
+        acting = [[] if length else self.transforms for length in begun]
+        return opening(layout, acting, lambda transform: getattr(transform, hook.__name__)(self))
+
+    def _heard(self, prompt: Opening, layout: Layout, wanted: Tensor | None) -> Tensor:
+        """Which hidden state stands for each token (each that is `wanted`): its own, with one exception.
+
+        A head that reads the first token of a sequence gets that of the first virtual token, as PEFT has it.
+        """
+        places = prompt.places
+        if self.config.head == "sequence" and self.config.pooling == "first":
+            firsts = torch.tensor(layout.starts(), device=places.device)
+            places = places.index_copy(0, firsts, prompt.starts)
+        return places if wanted is None else places.index_select(0, wanted)
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
         """[T] token ids -> [T, D]."""
@@ -274,11 +328,15 @@ class Transformer(Stack):
         positions: Tensor,
         offset: Tensor | None = None,
         token_types: Tensor | None = None,
+        prompt: Opening | None = None,
     ) -> Tensor:
-        """[T] token ids at `positions` [T] -> [T, D], what the first block reads."""
+        """[T] token ids at `positions` -> [T, D], what the first block reads, with the virtual tokens of `prompt`."""
         hidden = self.embed_tokens(input_ids)
+        if prompt is not None:
+            hidden = prompt.insert(hidden, prompt.vectors)
+            token_types, offset = (None if x is None else prompt.spread(x) for x in (token_types, offset))
         if self.token_type_embed is not None:
-            types = torch.zeros_like(input_ids) if token_types is None else token_types
+            types = torch.zeros_like(positions) if token_types is None else token_types
             hidden = hidden + self.token_type_embed(types)
         elif token_types is not None:
             raise ValueError("this model does not tell segments apart, so it takes no token_types")

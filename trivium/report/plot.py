@@ -15,6 +15,8 @@ from typing import Literal
 
 POINTS = 600
 BANDS = 90
+MOST_VALUES = 8
+"""Values under the pointer."""
 SIDE = 1000.0
 """Units of the frame's sides inside an SVG."""
 
@@ -73,6 +75,8 @@ class Plot:
     bands: list[Band] = field(default_factory=list)
     bars: list[tuple[float, float, float]] = field(default_factory=list)
     """(left, width, height) in percent, of a histogram."""
+    labels: list[tuple[float, float, str, bool]] = field(default_factory=list)
+    """(left, bottom) in percent of a dot, its name, and whether that stands to the left of it."""
     x_label: str = "update"
     table: list[tuple[str, ...]] = field(default_factory=list)
     """The values in words, for readers without the picture; the first row is the heading."""
@@ -154,6 +158,95 @@ def histogram(title: str, counts: dict[str, int], *, x_label: str, unit: str) ->
         x_label=x_label,
         table=[(x_label, unit), *((name, f"{count:,}") for name, count in counts.items())],
     )
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Something drawn over a figure that is no update: a curve, dots, or both; styles as in `Series`."""
+
+    name: str
+    style: str = "line"
+    curve: Points = field(default_factory=list)
+    dots: Points = field(default_factory=list)
+
+
+def relation(
+    title: str,
+    lines: Sequence[Relation],
+    *,
+    x_label: str,
+    x_words: Words,
+    y_words: Words = "{:.4g}".format,
+    y_label: str = "loss",
+    log: bool = False,
+    ends: tuple[float, float] | None = None,
+    x_ticks: Sequence[float] | None = None,
+    note: str = "",
+) -> Plot:
+    """Curves and dots over any figure; something must be drawn.
+
+    log: a logarithmic axis.  ends: (lowest, highest) value that is shown, if not all are.  x_ticks: default, round.
+    """
+    every = [point for line in lines for point in (*line.curve, *line.dots)]
+    scale = math.log if log else float
+    low_x, high_x = min(x for x, _ in every), max(x for x, _ in every)
+    left, right = scale(low_x), scale(high_x)
+    y_values = nice_ticks(*(ends or (min(y for _, y in every), max(y for _, y in every))), 5)
+    low, high = y_values[0], y_values[-1]
+    hidden = sum(not low <= y <= high for _, y in every)
+    if hidden:
+        note = f"{note} {hidden} {'value lies' if hidden == 1 else 'values lie'} outside of the frame.".strip()
+
+    def across(x: float) -> float:
+        return 0.02 + 0.96 * (scale(x) - left) / (right - left) if right > left else 0.5
+
+    def at(point: tuple[float, float]) -> str:
+        return _at(across(point[0]), max(-2.0, (point[1] - low) / (high - low)))
+
+    if x_ticks is None:
+        x_ticks = _decades(low_x, high_x) if log else [x for x in nice_ticks(low_x, high_x, 6) if low_x <= x <= high_x]
+    dots = sorted((x, y, line.name) for line in lines for x, y in line.dots)
+    return Plot(
+        title=title,
+        description=f"{title}; measured: " + "; ".join(f"{y:.3f} at {x_words(x)} ({name})" for x, y, name in dots),
+        note=note,
+        paths=[
+            Path(
+                line.name,
+                line.style,
+                "M" + "L".join(map(at, line.curve)) if line.curve else "",
+                "".join(f"M{at(point)}h.01" for point in line.dots),
+            )
+            for line in lines
+        ],
+        x_ticks=[Tick(100 * across(x), x_words(x)) for x in x_ticks],
+        y_ticks=[Tick(100 * (y - low) / (high - low), y_words(y)) for y in y_values],
+        bands=_dot_bands(dots, across, x_words),
+        x_label=x_label,
+        table=[(x_label, y_label, "of"), *((x_words(x), f"{y:.4f}", name) for x, y, name in dots)],
+    )
+
+
+def _dot_bands(
+    dots: Sequence[tuple[float, float, str]], across: Callable[[float], float], x_words: Words
+) -> list[Band]:
+    """A strip for each place with dots, with their values."""
+    places: dict[float, list[tuple[str, str]]] = {}
+    for x, y, name in dots:
+        places.setdefault(x, []).append((name, f"{y:.4f}"))
+    at = [100 * across(x) for x in places]
+    edges: list[float] = [0.0, *((a + b) / 2 for a, b in pairwise(at)), 100.0]
+    return [
+        Band(edges[n], edges[n + 1] - edges[n], at[n], x_words(x), values[:MOST_VALUES])
+        for n, (x, values) in enumerate(places.items())
+    ]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Round numbers for a logarithmic axis: 1, 2 and 5 of each decade, or only 1 where there are many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if math.log10(high / low) < 3 else (1,)
+    return [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
 
 
 def finite(points: Points) -> Points:

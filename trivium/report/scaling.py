@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trivium.core.progress import readable_count, readable_seconds
 from trivium.report.pipeline import Link, Stage, Table, write_pipeline_report
-from trivium.report.plot import SIDE, Band, Plot, Points, Tick, nice_ticks
-from trivium.report.plot import Path as Drawn
+from trivium.report.plot import Plot, Relation, relation
 from trivium.report.render import percent
 from trivium.report.story import Figure
 
@@ -147,7 +145,7 @@ def _levels(result: Mapping[str, Any]) -> Plot:
     """Loss over size, a curve for each level of compute: measured dots on fitted lines."""
     law = {name: result["law"][name]["value"] for name in ("E", "A", "B", "alpha", "beta")}
     runs = result["runs"]
-    lines: list[tuple[str, str, Points, Points]] = []
+    lines: list[Relation] = []
     for level in sorted({row["level"] for row in runs}):
         own = sorted((row["parameters"], row["loss"], row["flops"]) for row in runs if row["level"] == level)
         compute = math.exp(sum(math.log(flops) for _, _, flops in own) / len(own))
@@ -157,8 +155,10 @@ def _levels(result: Mapping[str, Any]) -> Plot:
             (n, law["E"] + law["A"] * n ** -law["alpha"] + law["B"] * (compute / 6 / n) ** -law["beta"]) for n in sizes
         ]
         style = LEVEL_STYLES[level % len(LEVEL_STYLES)]
-        lines.append((f"{_power(compute)} operations", style, fitted, [(n, loss) for n, loss, _ in own]))
-    return _log_plot("Loss by model size, at equal compute", lines, x_label="parameters of matrices, N")
+        lines.append(Relation(f"{_power(compute)} operations", style, fitted, [(n, loss) for n, loss, _ in own]))
+    return relation(
+        "Loss by model size, at equal compute", lines, x_label="parameters of matrices, N", log=True, x_words=_power
+    )
 
 
 def _over_compute(result: Mapping[str, Any]) -> Plot:
@@ -169,60 +169,13 @@ def _over_compute(result: Mapping[str, Any]) -> Plot:
         min(((row["flops"], row["loss"]) for row in result["runs"] if row["level"] == level), key=lambda pair: pair[1])
         for level in sorted({row["level"] for row in result["runs"]})
     ]
-    lines: list[tuple[str, str, Points, Points]] = [
-        ("lower end", "faint", [(row["flops"], row["low"]) for row in points], []),
-        ("upper end", "faint", [(row["flops"], row["high"]) for row in points], []),
-        ("lowest loss by the law", "line", [(row["flops"], row["value"]) for row in points], best),
-        ("held-out run", "second", [], [(held_out["flops"], held_out["loss"])]),
+    lines = [
+        Relation("lower end", "faint", [(row["flops"], row["low"]) for row in points]),
+        Relation("upper end", "faint", [(row["flops"], row["high"]) for row in points]),
+        Relation("lowest loss by the law", "line", [(row["flops"], row["value"]) for row in points], best),
+        Relation("held-out run", "second", dots=[(held_out["flops"], held_out["loss"])]),
     ]
-    return _log_plot("Lowest loss over compute", lines, x_label="operations, C")
-
-
-def _log_plot(title: str, lines: Sequence[tuple[str, str, Points, Points]], *, x_label: str) -> Plot:
-    """Curves and dots over a logarithmic axis: (name, style, curve, dots) each."""
-    every = [point for _, _, curve, dots in lines for point in (*curve, *dots)]
-    left, right = (math.log(edge(x for x, _ in every)) for edge in (min, max))
-    y_values = nice_ticks(min(y for _, y in every), max(y for _, y in every), 5)
-    low, high = y_values[0], y_values[-1]
-
-    def across(x: float) -> float:
-        return 0.02 + 0.96 * (math.log(x) - left) / max(1e-9, right - left)
-
-    def at(point: tuple[float, float]) -> str:
-        return f"{across(point[0]) * SIDE:.1f} {(1 - (point[1] - low) / (high - low)) * SIDE:.1f}"
-
-    dots = sorted((x, y, name) for name, _, _, points in lines for x, y in points)
-    places = [100 * across(x) for x, _, _ in dots]
-    edges: list[float] = [0.0, *((a + b) / 2 for a, b in pairwise(places)), 100.0]
-    return Plot(
-        title=title,
-        description=f"{title}; measured: " + "; ".join(f"{y:.3f} at {_power(x)} ({name})" for x, y, name in dots),
-        note="",
-        paths=[
-            Drawn(
-                name,
-                style,
-                "M" + "L".join(map(at, curve)) if curve else "",
-                "".join(f"M{at(point)}h.01" for point in points),
-            )
-            for name, style, curve, points in lines
-        ],
-        x_ticks=[Tick(100 * across(x), _power(x)) for x in _decades(math.exp(left), math.exp(right))],
-        y_ticks=[Tick(100 * (y - low) / (high - low), f"{y:.4g}") for y in y_values],
-        bands=[
-            Band(edges[n], edges[n + 1] - edges[n], places[n], f"{_power(x)}", [(name, f"{y:.4f}")])
-            for n, (x, y, name) in enumerate(dots)
-        ],
-        x_label=x_label,
-        table=[(x_label, "loss", "of"), *((_power(x), f"{y:.4f}", name) for x, y, name in dots)],
-    )
-
-
-def _decades(low: float, high: float) -> list[float]:
-    """Round numbers for a logarithmic axis: 1, 2 and 5 of each decade, or only 1 where there are many."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if math.log10(high / low) < 3 else (1,)
-    return [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
+    return relation("Lowest loss over compute", lines, x_label="operations, C", log=True, x_words=_power)
 
 
 def _power(value: float) -> str:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trivium.errors import TokenizerError, TrainingDiverged
+from trivium.threads import use_threads
 from trivium.tokenizers.vectors import WordVectors
 from trivium.tokenizers.vectors_step import STEPS, Step, loss, predictions, shared
 from trivium.tokenizers.vectors_text import Corpus, Ints, Vocabulary
@@ -150,11 +151,11 @@ def train_vectors(
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
+    use_threads(number or before)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        use_threads(before)
 
 
 def keep_probability(counts: Ints, subsample: float) -> NDArray[np.float64]:

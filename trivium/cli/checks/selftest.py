@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trivium.cli.checks.findings import Check, Finding
 from trivium.lazy import torch
+from trivium.threads import use_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,11 +24,11 @@ _REPORT = "report it with the output of 'trivium doctor --json'; reinstall torch
 def check_selftest(runs: Path) -> Iterator[Finding]:
     """Gradients must not depend on how a batch is split, and the same step twice must give the same bits."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the model is too small for more
+    use_threads(1)  # the model is too small for more
     try:
         yield from _examine()
     finally:
-        torch.set_num_threads(threads)
+        use_threads(threads)
 
 
 def _examine() -> Iterator[Finding]:

@@ -37,6 +37,8 @@ def passages(source: Source, *, kind: str, intake: Intake, tokenizer: Tokenizer 
             (asked.name, [asked.question, asked.context, *(text for text, _ in asked.answers)])
             for asked in read_questions(source, intake)
         )
+    if kind == "similar":
+        return rows_or_documents(source, intake)
     return ((row.name, list(texts_in(row.values))) for row in read_rows(source, intake))
 
 
