@@ -188,6 +188,11 @@ def _transforms(resolved: ResolvedRecipe) -> Iterator[Problem]:
         text, fix = "a pipeline trains whole models only", "set engine.name=fsdp2 (or ddp, or single)"
         yield _problem(resolved, ("engine", "name"), text, fix)
     yield from _quantised(resolved, bool(adapters))
+    for number, chosen in enumerate(resolved.transforms):
+        later = getattr(chosen.config, "unfreeze_every", None) or getattr(chosen.config, "cached_features", False)
+        if later and recipe.engine.name != "single":
+            text = f"{chosen.name} with unfreeze_every or cached_features runs in one process"
+            yield _problem(resolved, ("transforms", number), text, "set engine.name=single, or delete that line")
     if not adapters:
         return
     number, first = adapters[0]
@@ -344,6 +349,18 @@ def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
             "set engine.name=pipeline",
         ),
     }
+    kind = resolved.method.cls.data_kind if issubclass(resolved.method.cls, Method) else ""
+    answers = (
+        kind != "instructions",
+        f"the method {resolved.method.name} does not read instructions",
+        "use it with method: sft",
+    )
+    rules[("data", "chat", "train_on")] = rules[("data", "chat", "prompt_loss_weight")] = answers
+    rules[("data", "chat", "system")] = (
+        kind not in ("instructions", "preferences", "prompts"),
+        f"the method {resolved.method.name} reads no conversations",
+        "use it with sft, dpo or grpo",
+    )
     for keys, (useless, reason, fix) in rules.items():
         if useless and dotted(keys) in changed:
             text = f"{dotted(keys)} has no effect: {reason}"

@@ -129,6 +129,24 @@ def test_articles_keep_their_ids_and_what_is_left_out_is_counted(tmp_path, pack)
     assert intake.formats == {"wikipedia": 1}
 
 
+def test_of_a_page_with_its_history_the_newest_revision_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(wikipedia, "ELEMENT_BYTES", 200_000)  # of one revision, not of the page
+    revisions = [
+        f"<revision><id>{n}</id><timestamp>20{year:02}-01-01T00:00:00Z</timestamp><model>wikitext</model>"
+        f"<text>{f'State {n}. ' * 8000}</text></revision>"
+        for n, year in enumerate((10, 12, 19, 15, 11, 13))
+    ]
+    history = f"<page><title>A</title><ns>0</ns><id>7</id>{''.join(revisions)}</page>"
+    path = tmp_path / "dewiki-pages-meta-history.xml"
+    path.write_text(HEAD + history + page(8, "Ein Wort.") + "</mediawiki>")
+    intake = Intake()
+    first, second = read(path, intake)
+    assert first.text.startswith("State 2. ") and "State 3" not in first.text
+    assert (first.meta["revision_id"], first.meta["date"], first.id) == ("2", "2019-01-01T00:00:00Z", "dewiki:7")
+    assert (second.id, second.text) == ("dewiki:8", "Ein Wort.")
+    assert intake.skipped == {"older revisions of pages": 5}
+
+
 @pytest.mark.parametrize("ending", [".xml", ".xml.bz2"])
 def test_parts_give_what_the_whole_gives(tmp_path, ending):
     path = tmp_path / f"dump{ending}"

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from trivium.core.features import Features
     from trivium.core.state import Progression
     from trivium.core.terms import Terms
     from trivium.data.batch import Batch
@@ -103,6 +104,8 @@ class RoleModel:
         """By name of a parameter: a factor of its learning rate, beside those of the recipe."""
         self.forward: Callable[..., Any] = module
         """What a call runs: the module itself, or what the engine put around it."""
+        self.features: Features | None = None
+        """Pooled hidden states of a frozen body; where they are, only the head runs."""
         self.precision: Callable[[], AbstractContextManager[Any]] = nullcontext
         """The context of a call: autocast where the run is in lower precision."""
 
@@ -111,6 +114,10 @@ class RoleModel:
 
         only_targets: `then` looks at tokens that have a target only, so that the last block can leave out the others.
         """
+        if self.features is not None:
+            from trivium.core.features import PooledHead
+
+            return then(self.features.of(batch), PooledHead(self.module.head))
         extra: dict[str, Any] = {}
         if only_targets and not self.compiled:
             wanted = (batch.targets != IGNORE).nonzero().squeeze(1)
@@ -245,6 +252,16 @@ class Method:
                 where="train.sample_prompts",
                 fix="delete this line",
             )
+        dialogues = [prompt for prompt in recipe.train.sample_prompts if not isinstance(prompt, str)]
+        if dialogues and model.kind == "encoder_decoder":
+            raise ConfigError(
+                "the encoder of an encoder-decoder reads text, no dialogue",
+                where="train.sample_prompts",
+                value=dialogues[0],
+                fix="write the prompt as text",
+            )
+        for dialogue in dialogues:
+            tokenizer.encode_prompt(dialogue)  # refuses what is no dialogue, or has no chat template
 
     def head(self, data: Dataset) -> Mapping[str, Any] | None:
         """What the policy must end in, as fields of `ModelConfig`; None: what it has. `data` is the training data."""

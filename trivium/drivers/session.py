@@ -39,7 +39,7 @@ from trivium.models.huggingface import HEAD_FIELDS
 from trivium.models.quantized import share_quantized
 from trivium.models.transform import Transform, apply_transforms, lr_factors
 from trivium.models.transformer import Transformer
-from trivium.recipe import Recipe, Source
+from trivium.recipe import Recipe, SamplePrompt, Source
 from trivium.threads import use_threads
 from trivium.tokenizers.tokenizer import Tokenizer
 
@@ -111,6 +111,9 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     feed = LoaderFeed(loader, Progression(), recipe.data.prefetch)
     trainer = make_trainer(resolved, method, roles, feed, tokenizer, total, device=device, processes=processes)
     said = [slow_precision(recipe.train.precision, device), idle_offload(recipe.train.offload, device)]
+    if any(getattr(chosen.config, "cached_features", False) for chosen in resolved.transforms):
+        splits = [data for data in (train_data, validation_data) if data is not None]
+        started.append(cache_features(recipe, method, splits, device, processes))
     return Session(
         resolved=resolved,
         processes=processes,
@@ -127,6 +130,28 @@ def open_session(resolved: ResolvedRecipe) -> Session:
         machine=machine,
         notes=[*tokenizer.messages, *said_of_sealed(train_data), *started, *filter(None, said)],
     )
+
+
+def cache_features(
+    recipe: Recipe, method: Method, splits: list[Dataset], device: torch.device, processes: Processes
+) -> str:
+    """Runs the frozen body once over all texts, for a head that trains on what it says; a note about it."""
+    from trivium.core.features import Features
+
+    policy = method.policy
+    if policy.module.config.head != "sequence":
+        raise ConfigError(
+            "features are cached for heads that give labels to whole texts",
+            where="transforms",
+            value=f"method: {recipe.method.get('name')}",
+            fix="use the method classification, or delete cached_features",
+        )
+    features = Features()
+    for data in splits:
+        loader = make_loader(recipe, method, data, processes)
+        features.fill(policy, method, loader.evaluation(), device)
+    policy.features = features
+    return f"the features of {len(features):,} texts are cached: the body runs no more"
 
 
 def make_trainer(
@@ -367,6 +392,7 @@ def make_loader(recipe: Recipe, method: Method, dataset: Dataset, processes: Pro
         example=method.example,
         margin=method.margin(dataset.tokenizer),
         curriculum=recipe.data.curriculum,
+        alike=recipe.data.group_by_length,
     )
 
 
@@ -429,8 +455,9 @@ def compiler_found() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
 
 
-def continue_prompts(method: Method, prompts: list[str], tokens: int) -> list[str]:
-    """Greedy continuations by the policy, of an encoder-decoder its answers; of dialogue, a prompt is a question."""
+def continue_prompts(method: Method, prompts: list[SamplePrompt], tokens: int) -> list[str]:
+    """Greedy continuations by the policy, of an encoder-decoder its answers; of dialogue, text is a question."""
+    from trivium.data.messages import with_system
     from trivium.data.sides import source_ids
     from trivium.inference.engine import generate_ids
     from trivium.inference.request import Sampling
@@ -439,11 +466,20 @@ def continue_prompts(method: Method, prompts: list[str], tokens: int) -> list[st
     if context.recipe.engine.name == "pipeline":  # no rank has the whole model
         return []
     tokenizer = context.tokenizer
-    dialogue = method.data_kind in ("instructions", "preferences") and bool(tokenizer.files.templates)
-    ids = [tokenizer.encode_prompt([{"role": "user", "content": prompt}] if dialogue else prompt) for prompt in prompts]
     policy = context.roles["policy"]
     if policy.module.config.kind == "encoder_decoder":
-        ids = [source_ids(tokenizer, prompt) for prompt in prompts]
+        ids = [source_ids(tokenizer, prompt) for prompt in prompts if isinstance(prompt, str)]
+    else:
+        dialogue = method.data_kind in ("instructions", "preferences") and bool(tokenizer.files.templates)
+        asked = [
+            [{"role": "user", "content": prompt}] if dialogue and isinstance(prompt, str) else prompt
+            for prompt in prompts
+        ]
+        system = context.recipe.data.chat.system
+        ids = [
+            tokenizer.encode_prompt(prompt if isinstance(prompt, str) else with_system(prompt, system))
+            for prompt in asked
+        ]
     with policy.eager():
         completions = generate_ids(
             policy.module,

@@ -20,6 +20,7 @@ from trivium.errors import ArtifactDamaged, Interrupted, TrainingDiverged
 if TYPE_CHECKING:
     from trivium.artifacts.record import Parent
     from trivium.core.callbacks import Callback
+    from trivium.core.frozen import FrozenProof
     from trivium.core.progress import Progress
     from trivium.core.trainer import Trainer
     from trivium.drivers.forecasting import Forecasting
@@ -123,10 +124,29 @@ def run(session: Session, folder: RunFolder, callbacks: Sequence[Callback] = ())
         forecasting = Forecasting(session, folder, progress)
         add_callbacks(session, folder, progress, forecasting)
         trainer.callbacks += callbacks
+        proof = frozen_proof(session, folder)
         trainer.fit()
+        if proof is not None:
+            proof.finish(trainer)
         write_final(session, folder, parents=checkpoints.parents)
         if main:
             forecasting.finish()
+
+
+def frozen_proof(session: Session, folder: RunFolder) -> FrozenProof | None:
+    """Hashes what is frozen before and after, where each process holds whole weights; releases what trains later."""
+    from trivium.core.frozen import FrozenProof, Release
+
+    trainer = session.trainer
+    transforms = trainer.engine.roles["policy"].module.transforms
+    if not any(transform.freezes for transform in transforms) or session.recipe.engine.name not in ("single", "ddp"):
+        return None
+    trainer.callbacks.append(Release())
+    if not session.processes.main:
+        return None
+    proof = FrozenProof(folder.read_json("frozen.json"), lambda found: folder.write_json("frozen.json", found))
+    trainer.callbacks.append(proof)
+    return proof
 
 
 def make_progress(session: Session) -> Progress:

@@ -118,6 +118,14 @@ class Transform:
     def finish(self, model: Transformer) -> None:
         """After all transforms have been applied."""
 
+    def trains_from(self, name: str, model: Transformer) -> int | None:
+        """Update from which on a parameter trains that `trains` names; None for those that train all the time."""
+        return None
+
+    def trains_later(self, name: str, model: Transformer) -> bool:
+        """Whether a parameter trains in some later update."""
+        return self.trains_from(name, model) is not None
+
     def merge(self, model: Transformer) -> None:
         """Folds it into the base and removes it; what adds nothing just goes."""
         if not self.adapter:

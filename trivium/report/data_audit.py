@@ -19,7 +19,7 @@ def audit_page(result: Audit) -> bytes:
         Figure("Documents before", f"{result.documents:,}"),
         Figure("Lost", f"{result.lost:,}", percent(result.lost / max(result.documents, 1), 1)),
         Figure("Parts compared", f"{len(result.rows)}"),
-        Figure("Lost more than the rest", f"{len(flagged)}", ", ".join(row.name for row in flagged[:4])),
+        Figure("Lost more than the rest", f"{len(flagged)}", _first(flagged)),
     ]
     sections = [
         {
@@ -64,7 +64,16 @@ def _cells(row: Row) -> tuple[str, ...]:
         percent(row.share, 1),
         f"{percent(row.low, 1)} to {percent(row.high, 1)}",
         percent(row.rest, 1),
-        f"{row.difference:+.1%}",
-        f"{row.difference_low:+.1%} to {row.difference_high:+.1%}",
+        _signed(row.difference),
+        f"{_signed(row.difference_low)} to {_signed(row.difference_high)}",
         flag + (", below four fifths" if row.four_fifths else ""),
     )
+
+
+def _signed(share: float) -> str:
+    return f"{'+' * (share >= 0)}{percent(share, 1)}"
+
+
+def _first(rows: Sequence[Row], count: int = 4) -> str:
+    more = f", and {len(rows) - count} more" * (len(rows) > count)
+    return ", ".join(row.name for row in rows[:count]) + more

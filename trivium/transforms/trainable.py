@@ -9,7 +9,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trivium.config import StrictModel
 from trivium.errors import ConfigError
@@ -33,6 +33,20 @@ class Trainable(Transform):
         """Embeddings of tokens, positions and segments train."""
         patterns: list[str] = Field(default_factory=list)
         """Parameters that train besides, by name, `*` standing for anything: `blocks.3.*`, `*.bias`, `*norm*`."""
+        unfreeze_every: int | None = Field(None, ge=1)
+        """After so many updates each, one more block trains, from the last one down, in the end the embeddings too."""
+        cached_features: bool = False
+        """A linear probe: only the head for labels trains, and the body runs once over the data and no more."""
+
+        @model_validator(mode="after")
+        def _only_the_head_is_cached(self) -> Trainable.Config:
+            more = self.last_layers or self.embeddings or self.patterns or self.unfreeze_every or not self.head
+            if self.cached_features and more:
+                raise ConfigError(
+                    "features are cached where nothing but the head trains",
+                    fix="leave out what else trains, or cached_features",
+                )
+            return self
 
     config: Config
     adapter = False
@@ -62,12 +76,28 @@ class Trainable(Transform):
         config, first = self.config, name.split(".")[0]
         if any(fnmatchcase(name, pattern) for pattern in config.patterns):
             return True
-        if first in ("head", "final_norm"):
+        if first == "head":
             return config.head
+        if first == "final_norm":
+            return config.head and not config.cached_features
+        later = config.unfreeze_every is not None
         if first == "embed":
-            return config.embeddings or (config.head and model.tied)
+            return config.embeddings or (config.head and model.tied) or later
         if first in ("position_embed", "token_type_embed", "embed_norm"):
-            return config.embeddings
+            return config.embeddings or later
         if first == "blocks":
-            return int(name.split(".")[1]) >= len(model.blocks) - config.last_layers
+            return later or int(name.split(".")[1]) >= len(model.blocks) - config.last_layers
         return False
+
+    def trains_from(self, name: str, model: Transformer) -> int | None:
+        """Block by block from the top, then the embeddings."""
+        config = self.config
+        if config.unfreeze_every is None or not self.trains(name, model):
+            return None
+        now = Trainable(config.model_copy(update={"unfreeze_every": None}))
+        if now.trains(name, model):
+            return None
+        count = len(model.blocks)
+        first = name.split(".")[0]
+        below = count - int(name.split(".")[1]) if first == "blocks" else count + 1
+        return config.unfreeze_every * (below - config.last_layers)

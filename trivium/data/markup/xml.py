@@ -25,10 +25,15 @@ _HEAD = 1 << 16
 _ENTITY = re.compile(rb"<!ENTITY|<\0!\0E\0N\0T\0I\0T\0Y\0|\0<\0!\0E\0N\0T\0I\0T\0Y")
 
 
-def elements(path: Path, tags: Sequence[str], *, limit: int, stream: Any = None) -> Iterator[_Element]:
+def elements(
+    path: Path, tags: Sequence[str], *, limit: int, stream: Any = None, inner: Sequence[str] = ()
+) -> Iterator[_Element]:
     """Each element with one of these names (in any namespace), whole; it is empty again when the next one is asked for.
 
-    limit: bytes that may lie between the ends of two of them. What is wrong with the file is a DataError.
+    limit: bytes that may lie between the ends of two of them.
+    inner: those of the names that stand inside of others; what stands before them stays.
+
+    What is wrong with the file is a DataError.
     """
     etree = _etree(path)
     with stream or open_bytes(path) as opened:
@@ -49,8 +54,10 @@ def elements(path: Path, tags: Sequence[str], *, limit: int, stream: Any = None)
                 last = element.sourceline or last
                 yield element
                 element.clear(keep_tail=False)
-                while element.getprevious() is not None:
-                    del element.getparent()[0]
+                before = element.getprevious()
+                while before is not None and (before.tag == element.tag or name(element) not in inner):
+                    element.getparent().remove(before)
+                    before = element.getprevious()
         except etree.XMLSyntaxError as error:
             raise not_xml(path, error) from None
         except EOFError as error:

@@ -60,13 +60,38 @@ def documents(file: InputFile, intake: Intake) -> Iterator[Document]:
     """The articles, in the order of the dump."""
     site = _site(file.path)
     stream = None if file.span is None else _part(file.path, file.span)
-    for element in elements(file.path, ("siteinfo", "page"), limit=min(ELEMENT_BYTES, intake.row_bytes), stream=stream):
-        if name(element) == "siteinfo":
-            continue
-        line = f"{file.path}:{element.sourceline}" if file.span is None else str(file.path)
-        document = _page(element, site, line, intake)
-        if document is not None:
-            yield document
+    tags = ("siteinfo", "revision", "page")
+    newest, older = _Revision(), -1
+    limit = min(ELEMENT_BYTES, intake.row_bytes)
+    for element in elements(file.path, tags, limit=limit, stream=stream, inner=("revision",)):
+        if name(element) == "revision":  # one at a time: a dump of histories has thousands of them in a page
+            newest, older = max(newest, _revision(element), key=lambda one: one.date), older + 1
+        elif name(element) == "page":
+            line = f"{file.path}:{element.sourceline}" if file.span is None else str(file.path)
+            document = _page(element, newest, site, line, intake)
+            if older > 0:
+                intake.skipped["older revisions of pages"] += older
+            newest, older = _Revision(), -1
+            if document is not None:
+                yield document
+
+
+@dataclass(frozen=True)
+class _Revision:
+    date: str = ""
+    number: str = ""
+    model: str = ""
+    source: str = ""
+
+
+def _revision(element: _Element) -> _Revision:
+    source = child(element, "text")
+    return _Revision(
+        date=text_of(child(element, "timestamp")),
+        number=text_of(child(element, "id")),
+        model=text_of(child(element, "model")),
+        source="" if source is None else source.text or "",
+    )
 
 
 @dataclass
@@ -102,37 +127,35 @@ def _site(path: Path) -> _Site:
     return site
 
 
-def _page(page: _Element, site: _Site, where: str, intake: Intake) -> Document | None:
+def _page(page: _Element, revision: _Revision, site: _Site, where: str, intake: Intake) -> Document | None:
     """The document of a page, or None after it was counted."""
     if text_of(child(page, "ns")) not in ("0", ""):
         intake.skipped["pages of other namespaces"] += 1
         return None
-    revision = next(children(page, "revision"), None)
-    source = (text.text or "") if (text := child(revision, "text")) is not None else ""
-    if child(page, "redirect") is not None or source[:9].upper() == "#REDIRECT":
+    if child(page, "redirect") is not None or revision.source[:9].upper() == "#REDIRECT":
         intake.skipped["redirects"] += 1
         return None
-    if text_of(child(revision, "model")) not in ("wikitext", ""):
+    if revision.model not in ("wikitext", ""):
         intake.skipped["pages that are not wikitext"] += 1
         return None
-    text = plain_text(source, files=site.files, categories=site.categories)
+    text = plain_text(revision.source, files=site.files, categories=site.categories)
     if not text:
         intake.skipped["pages without text"] += 1
         return None
-    date = text_of(child(revision, "timestamp"))
     title, number = text_of(child(page, "title")), text_of(child(page, "id"))
     meta = {
         "title": title,
-        "date": date,
+        "date": revision.date,
         "page_id": number,
-        "revision_id": text_of(child(revision, "id")),
+        "revision_id": revision.number,
         "url": f"{site.base}/{quote(title.replace(' ', '_'))}" if site.base else "",
         "language": site.language,
         "sections": sections(text),
         "group": f"{site.name}:{number}",
     }
     known = {key: value for key, value in meta.items() if value}
-    licence = f"CC-BY-SA-{'4.0' if date >= '2023-06-07' else '3.0'}" if _WIKIMEDIA.search(site.base + "/") else None
+    version = "4.0" if revision.date >= "2023-06-07" else "3.0"
+    licence = f"CC-BY-SA-{version}" if _WIKIMEDIA.search(site.base + "/") else None
     return Document(f"{site.name}:{number}", text, where, licence=licence, meta=known)
 
 
