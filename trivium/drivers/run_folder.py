@@ -28,6 +28,8 @@ FREE_TO_CHANGE = (
     "train.micro_batch_size",
     "train.compile",
     "train.activation_checkpointing",
+    "train.checkpoint_every_block",
+    "train.offload",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.log_every",
