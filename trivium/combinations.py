@@ -238,7 +238,7 @@ def _rollouts(resolved: ResolvedRecipe, environment: Mapping[str, str]) -> Itera
 def _numbers(resolved: ResolvedRecipe) -> Iterator[Problem]:
     """Numbers that contradict each other."""
     train, data, model = resolved.recipe.train, resolved.recipe.data, resolved.recipe.model
-    if train.micro_batch_size is not None and train.micro_batch_size > train.batch_size:
+    if train.micro_rows is not None and train.micro_rows > train.batch_size:
         text = f"train.micro_batch_size is larger than train.batch_size ({train.batch_size})"
         keys: Keys = ("train", "micro_batch_size")
         yield _problem(

@@ -357,8 +357,9 @@ class TrainSection(StrictModel):
     """Length of the run in tokens."""
     batch_size: int = Field(8, ge=1)
     """Rows in one update, over all micro-batches and ranks."""
-    micro_batch_size: int | None = Field(None, ge=1)
-    """Rows in one forward pass of one rank; default: the whole update. Never changes the result, only the memory."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Rows in one forward pass of one rank; default: the whole update. `auto`: the most that fit into the memory. Never
+    changes the result, only the memory."""
     lr: float = Field(3e-4, gt=0)
     """Peak learning rate."""
     layer_lr_decay: float | None = Field(None, gt=0, le=1)
@@ -421,6 +422,11 @@ class TrainSection(StrictModel):
     """Deterministic kernels, so that a resumed run ends bit-identical."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; default: all cores (divided by the ranks of this machine)."""
+
+    @property
+    def micro_rows(self) -> int | None:
+        """Rows in one forward pass as far as the recipe says; None for the whole update, and for what fits."""
+        return None if self.micro_batch_size == "auto" else self.micro_batch_size
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:

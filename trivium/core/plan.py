@@ -321,7 +321,7 @@ def plan_memory(
     trained = parameters if trainable is None else round(trainable * share)
     row = recipe.data.sequence_length
     rows = recipe.train.batch_size if engine == "pipeline" else max(1, recipe.train.batch_size // ranks)
-    micro_rows = min(recipe.train.micro_batch_size or rows, rows)
+    micro_rows = min(recipe.train.micro_rows or rows, rows)
     blocks, block, inputs = _blocks(config, half=half, packed=recipe.data.packing != "none")
     ends = 4 * 2 * config.hidden_size
     flying = 1.0
@@ -333,7 +333,7 @@ def plan_memory(
         least, filled = LOGITS_CHUNKS.get(kind, LOGITS_CHUNKS["cpu"])
         logits = min(micro_rows * row, max(least, filled // config.vocab_size)) * config.vocab_size
     runtime = machine.process_bytes if kind == "cuda" else max(machine.process_bytes, IMPORTED) + FIRST_UPDATE
-    return MemoryPlan(
+    plan = MemoryPlan(
         runtime=runtime,
         weights=round(each * (parameters + frozen_roles * config.parameters())) + (2 * parameters if half else 0),
         gradients=each * trained,
@@ -349,6 +349,10 @@ def plan_memory(
         gathered=_gathered(config, each=2 if half else each) if engine == "fsdp2" and ranks > 1 else 0,
         buckets=each * trained if engine == "ddp" and ranks > 1 else 0,
     )
+    if recipe.train.micro_batch_size == "auto":
+        fitting = plan.rows_that_fit(MARGIN * machine.memory_bytes, checkpointing=plan.checkpointing)
+        plan = replace(plan, micro_rows=max(1, fitting))
+    return plan
 
 
 def _share(config: ModelConfig, engine: str, ranks: int) -> float:
@@ -437,6 +441,15 @@ def _times(steps: int, every: int | None) -> int:
 
 class NoRoom(ConfigError):
     """A run that the memory cannot hold."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or a CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def refuse_if_impossible(plan: Forecast, machine: Machine) -> None:

@@ -72,9 +72,10 @@ def train(
 @contextmanager
 def opened(resolved: ResolvedRecipe) -> Iterator[Session]:
     """A session that is closed in the end."""
+    from trivium.drivers.micro_batch import open_fitting
     from trivium.drivers.session import open_session
 
-    session = open_session(resolved)
+    session = open_fitting(resolved, open_session)
     try:
         yield session
     finally:
@@ -104,6 +105,7 @@ def run(session: Session, folder: RunFolder, callbacks: Sequence[Callback] = ())
     from trivium.optim.groups import describe_groups
 
     recipe, trainer, main = session.recipe, session.trainer, session.processes.main
+    folder.resolved = session.resolved
     store = CheckpointStore(folder.path, keep=recipe.train.keep_checkpoints)
     checkpoints = Checkpoints(store, parents=parents_of(session), config=session.resolved.dump(), seed=recipe.seed)
     if recipe.train.ema is not None:
@@ -286,7 +288,7 @@ def write_model(session: Session, folder: RunFolder, *, parents: list[Parent]) -
 
 def measured(session: Session, place: Path) -> Evaluation | None:
     """What a model with a head is worth on the held-out data; it never stands in the way of the model itself."""
-    if session.trainer.method.data_kind not in ("labels", "tokens", "questions"):
+    if session.trainer.method.data_kind not in ("labels", "tokens", "questions", "similar"):
         return None
     from trivium.drivers.evaluating import measure_final
 
