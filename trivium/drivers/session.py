@@ -20,6 +20,7 @@ from trivium.core.distributed import Processes, resolve_device, start_processes
 from trivium.core.engine import Engine, slow_precision
 from trivium.core.feed import LoaderFeed
 from trivium.core.method import Context, Method, Role, RoleModel, derive_seed
+from trivium.core.offload import idle_offload
 from trivium.core.plan import Machine, describe_machine, forecast, refuse_if_impossible
 from trivium.core.state import Progression
 from trivium.core.trainer import Trainer
@@ -115,7 +116,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     started = start_embeddings(recipe, method, roles, tokenizer, vectors)
     feed = LoaderFeed(loader, Progression(), recipe.data.prefetch)
     trainer = make_trainer(resolved, method, roles, feed, tokenizer, total, device=device, processes=processes)
-    warning = slow_precision(recipe.train.precision, device)
+    said = [slow_precision(recipe.train.precision, device), idle_offload(recipe.train.offload, device)]
     if any(getattr(chosen.config, "cached_features", False) for chosen in resolved.transforms):
         splits = [data for data in (train_data, validation_data) if data is not None]
         started.append(cache_features(recipe, method, splits, device, processes))
@@ -133,7 +134,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
         trainer=trainer,
         feed=feed,
         machine=machine,
-        notes=[*tokenizer.messages, *said_of_sealed(train_data), *started, *([warning] if warning else [])],
+        notes=[*tokenizer.messages, *said_of_sealed(train_data), *started, *filter(None, said)],
     )
 
 
