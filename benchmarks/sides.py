@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,24 +70,23 @@ def their_run(
     batch: int,
     count: Callable[[Any], int],
     collator: Callable[[list[Any]], Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Measured:
-    """One run of a transformers Trainer at its best settings, with a log line a step and a checkpoint."""
-    from transformers import TrainerCallback, default_data_collator
+    """One run of a transformers Trainer at its best settings, with a log line a step and a checkpoint.
 
-    collate = collator or default_data_collator
+    collator: default: the trainer's own. extra: further arguments of the trainer itself.
+    """
+    from transformers import TrainerCallback
+
     tokens: list[int] = []
     seconds: list[float] = []
-
-    def counted(samples: list[Any]) -> Any:
-        tokens.append(sum(count(sample) for sample in samples))
-        return collate(samples)
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: object, **__: object) -> None:
             seconds.append(time.perf_counter())
 
-    result = trainer(
+    made = trainer(
         model,
         arguments(
             output_dir=str(folder / f"theirs-{time.time_ns()}"),
@@ -103,18 +102,27 @@ def their_run(
             save_steps=steps,
             report_to=[],
             disable_tqdm=True,
-            remove_unused_columns=False,
-            **settings,
+            **{"remove_unused_columns": False, **settings},
         ),
         train_dataset=rows,
-        data_collator=counted,
+        data_collator=collator,
         callbacks=[Clock()],
-    ).train()
+        **(extra or {}),
+    )
+    collate = made.data_collator
+
+    def counted(samples: list[Any]) -> Any:
+        tokens.append(sum(count(sample) for sample in samples))
+        return collate(samples)
+
+    made.data_collator = counted
+    result = made.train()
     taken = [after - before for before, after in itertools.pairwise(seconds)]  # of step 1, 2, ...
-    # The loader fetches a batch ahead, so there may be one more count than steps.
+    # The loader fetches a batch ahead, so there may be one more count than batches.
+    parts = settings.get("gradient_accumulation_steps", 1)
     return {
         "seconds": sum(taken[WARMUP - 1 :]),
-        "tokens": sum(tokens[WARMUP:steps]),
+        "tokens": sum(tokens[WARMUP * parts : steps * parts]),
         "loss": result.training_loss,
     }
 
@@ -132,8 +140,12 @@ def take_turns(
     peers: Sequence[str],
     prepare: Callable[[Path, int], None],
     measure: Callable[[str, Path, int], Measured],
+    flags: Sequence[str] = (),
 ) -> None:
-    """The command line of a benchmark: `prepare(folder, steps)` makes the data, `measure` runs one side in it."""
+    """The command line of a benchmark: `prepare(folder, steps)` makes the data, `measure` runs one side in it.
+
+    flags: further options without a value, which the process of each measurement gets too (and finds in sys.argv).
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
@@ -142,7 +154,10 @@ def take_turns(
     parser.add_argument("--out", type=Path)
     parser.add_argument("--side", choices=["ours", *peers], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="where the data is made, or was made before")
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
     arguments = parser.parse_args()
+    arguments.flags = [flag for flag in flags if flag in sys.argv]
     if arguments.side:
         _measure(measure, arguments)
         return
@@ -174,6 +189,7 @@ def _run(script: str, side: str, arguments: argparse.Namespace) -> Measured:
     """One measurement in a process of its own."""
     python = sys.executable if side.startswith("ours") else arguments.peer_python
     command = [python, script, "--side", side, "--folder", str(arguments.folder), "--steps", str(arguments.steps)]
+    command += arguments.flags
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]

@@ -323,6 +323,18 @@ def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
             "set engine.name=pipeline",
         ),
     }
+    kind = resolved.method.cls.data_kind if issubclass(resolved.method.cls, Method) else ""
+    answers = (
+        kind != "instructions",
+        f"the method {resolved.method.name} does not read instructions",
+        "use it with method: sft",
+    )
+    rules[("data", "chat", "train_on")] = rules[("data", "chat", "prompt_loss_weight")] = answers
+    rules[("data", "chat", "system")] = (
+        kind not in ("instructions", "preferences", "prompts"),
+        f"the method {resolved.method.name} reads no conversations",
+        "use it with sft, dpo or grpo",
+    )
     for keys, (useless, reason, fix) in rules.items():
         if useless and dotted(keys) in changed:
             text = f"{dotted(keys)} has no effect: {reason}"

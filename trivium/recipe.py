@@ -32,6 +32,12 @@ Component = Annotated[dict[str, Any], BeforeValidator(_component)]
 """`{name: ..., <settings>}`; the settings are checked against the named file's `Config`."""
 
 
+SamplePrompt = str | Annotated[list[dict[str, Any]], Field(min_length=1)]
+"""Text, or the messages of a dialogue (`role` and `content`)."""
+
+ChatRole = Literal["system", "developer", "user", "assistant", "tool"]
+"""Who says a message of a conversation."""
+
 SHORTHAND = {
     "method": "name",
     "train.optimizer": "name",
@@ -138,6 +144,17 @@ class PairSettings(StrictModel):
     """Text put in front of each source, such as T5's `translate English to German: `."""
 
 
+class ChatSettings(StrictModel):
+    """How conversations are read, and which of their tokens are trained."""
+
+    system: str | None = Field(None, min_length=1)
+    """System message of conversations that have none; give the same one in serving."""
+    train_on: Literal["all", "last", "each"] | Annotated[list[ChatRole], Field(min_length=1)] = "all"
+    """All answers; the last ones (after the last message of the user); each as a sample of its own; or named roles."""
+    prompt_loss_weight: float = Field(0.0, ge=0, le=1)
+    """How much a token that is not trained otherwise counts in the loss, beside 1 for those of answers."""
+
+
 class SimilarSettings(StrictModel):
     """How rows of texts that belong together are read: an anchor, its positive, negatives or a score."""
 
@@ -210,6 +227,8 @@ class DataSection(StrictModel):
     """Tokens in one row; longer documents are cut into several sequences (documents) or handled by `truncation`."""
     packing: Literal["best_fit", "none"] = "best_fit"
     """Several short sequences in one row, or one sequence per row. The loss is the same either way."""
+    group_by_length: bool = False
+    """Without packing: the rows of an update are of similar length, so that micro-batches need alike much memory."""
     truncation: Literal["error", "right", "drop"] = "error"
     """What to do with an instruction, preference or pair longer than a row. Always counted, never silent."""
     on_error: Literal["error", "quarantine"] = "error"
@@ -230,6 +249,8 @@ class DataSection(StrictModel):
     """How rows with labels are read."""
     pairs: PairSettings = Field(default_factory=PairSettings)
     """How rows of pairs are read."""
+    chat: ChatSettings = Field(default_factory=ChatSettings)
+    """How conversations are read, and which of their tokens are trained."""
     similar: SimilarSettings = Field(default_factory=SimilarSettings)
     """How rows of texts that belong together are read."""
     mixture: MixtureSettings = Field(default_factory=MixtureSettings)
@@ -244,6 +265,26 @@ class DataSection(StrictModel):
                 "data.curriculum draws at random, data.shuffle=false walks in the order of the files",
                 fix="delete data.shuffle, or data.curriculum",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_of_rows(self) -> DataSection:
+        if not self.group_by_length:
+            return self
+        mixed = any(source.weight != 1 or source.tokens or source.max_epochs for source in self.train)
+        others = {
+            "data.packing is best_fit, which fills every row": self.packing != "none",
+            "data.shuffle=false walks in the order of the files": not self.shuffle,
+            "data.curriculum has an order of its own": self.curriculum is not None,
+            "a mixture takes the rows of an update from several sources": mixed or self.mixture.temperature is not None,
+        }
+        for reason, so in others.items():
+            if so:
+                raise ConfigError(
+                    f"data.group_by_length has no effect: {reason}",
+                    fix="delete data.group_by_length, or set data.packing=none (with data.shuffle, and without "
+                    "a curriculum and a mixture)",
+                )
         return self
 
 
@@ -370,8 +411,8 @@ class TrainSection(StrictModel):
     """Updates between two lines of metrics."""
     sample_every: int | None = Field(None, ge=1)
     """Updates between samples from `sample_prompts`; default: with each validation."""
-    sample_prompts: list[str] = Field(default_factory=list)
-    """Prompts continued during training, shown side by side in the report."""
+    sample_prompts: list[SamplePrompt] = Field(default_factory=list)
+    """Prompts continued during training, shown side by side in the report; text, or messages of a dialogue."""
     sample_tokens: int = Field(48, ge=1)
     """New tokens in one sample."""
     tensorboard: bool = False

@@ -115,11 +115,14 @@ def collate(samples: Sequence[Sample], *, pad_to: int | None = None) -> Batch:
     ids = [list(sequence.ids) for sequence in sequences]
     trained = [list(sequence.trained) for sequence in sequences]
     tokens = sum(len(one) - 1 for one in ids)
+    weights = [weight for sequence in sequences for weight in (sequence.weights or ())[1:]]
     fill = (pad_to - tokens) if pad_to is not None else int(not ids)
     if fill:
         ids.append([0] * (fill + 1))
         trained.append([False] * (fill + 1))
-    return make_batch(ids, trained, sample_ids=[sample.id for sample in samples])
+    weights += [0.0] * (fill if weights else 0)
+    fields = {"weights": torch.tensor(weights)} if weights else None
+    return make_batch(ids, trained, fields=fields, sample_ids=[sample.id for sample in samples])
 
 
 def tiny_recipe(method: Method, *, engine: str = "single", **train: Any) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,6 +95,16 @@ def rows(kind: str, shape: str = "") -> str:
         if kind == "labels":
             found = text()
             return {"text": found, "label": "abc"[len(found.split()) % 3]}
+        if kind in ("instructions", "preferences", "prompts"):
+            answers = {"instructions": ("completion",), "preferences": ("chosen", "rejected"), "prompts": ("answer",)}
+            return {"prompt": rng.choice(WORDS), **{name: " ".join(rng.choices(WORDS, k=4)) for name in answers[kind]}}
+        if kind == "tokens":
+            words = text().split()
+            return {"tokens": words, "tags": ["OI"[len(word) % 2] for word in words]}
+        if kind == "questions":
+            word = rng.choice(WORDS)
+            context = f"It is {word} there"
+            return {"context": context, "question": "What?", "answers": {"text": [word], "answer_start": [6]}}
         if kind == "similar" and shape != "alone":
             pair = {"anchor": text(), "positive": text()}
             score = {"score": rng.random()} if shape == "scored" else {}
@@ -140,16 +151,17 @@ def objective_trainer(
     pad_rows: bool = False,
     config: ModelConfig | None = None,
     shape: str = "",
+    transforms: Sequence[Any] = (),
     **train: Any,
 ) -> Trainer:
-    """A trainer on tiny models, built by the same functions as a run."""
+    """A trainer on tiny models, built by the same functions as a run; `transforms` have a class and a config."""
     processes = processes or Processes()
     recipe = objective_recipe(method, engine=engine, micro_rows=micro_rows, shape=shape, **train)
     config, data = open_objective(method, recipe, config)
     loader = make_loader(recipe, method, data, processes)
     loader.pad_rows = pad_rows
     feed = LoaderFeed(loader, Progression(), 0)
-    resolved: Any = SimpleNamespace(recipe=recipe, transforms=())
+    resolved: Any = SimpleNamespace(recipe=recipe, transforms=tuple(transforms))
     roles = load_roles(resolved, config, method, tokenizer(), compiled=False)
     context = Context(
         recipe=recipe,

@@ -150,6 +150,43 @@ def test_guarding_changes_no_other_token(tokenizer, parts):
         assert (plain_ids, plain_offsets) == tokenizer.offsets(content)
 
 
+@pytest.mark.parametrize("template", END)
+class TestWhatIsTrained:
+    def test_the_last_turn(self, with_template, template):
+        tokenizer = with_template(template)
+        chat = tokenizer.encode_chat(MULTI, train_on="last")
+        assert trained_text(tokenizer, chat) == ["It adds two." + END[template]]
+        assert chat.ids == tokenizer.encode_chat(MULTI).ids
+
+    def test_other_roles(self, with_template, template):
+        tokenizer = with_template(template)
+        chat = tokenizer.encode_chat(MULTI, train_on=["system", "user"])
+        closed = {CHATML: "<|im_end|>", CHATML_MARKED: "<|im_end|>\n"}.get(template)
+        said = ["Be brief.", "One?", "Two?"]
+        expected = said if template == TRIVIUM else [text + (closed or "\n\n") for text in said]
+        assert trained_text(tokenizer, chat) == expected
+        assert chat.ids == tokenizer.encode_chat(MULTI).ids
+
+    def test_weights(self, with_template, template):
+        tokenizer = with_template(template)
+        messages = [{**m, "weight": 0.5} if n == 2 else m for n, m in enumerate(MULTI)]
+        chat = tokenizer.encode_chat(messages)
+        plain = tokenizer.encode_chat(MULTI)
+        assert chat.ids == plain.ids and chat.trained == plain.trained and plain.weights is None
+        first = len(tokenizer.encode("1" + END[template], parse_special=True))
+        found = [weight for weight in chat.weights if weight]
+        assert found[:first] == [0.5] * first and set(found[first:]) == {1.0}
+
+    def test_a_weight_of_the_prompt(self, with_template, template):
+        tokenizer = with_template(template)
+        messages = [{**m, "train": False} if n == 2 else m for n, m in enumerate(MULTI)]
+        chat = tokenizer.encode_chat(messages, prompt_weight=0.1)
+        answer = tokenizer.encode_chat(messages).trained
+        left_out = [one and not other for one, other in zip(tokenizer.encode_chat(MULTI).trained, answer, strict=True)]
+        expected = [1.0 if one else 0.0 if other else 0.1 for one, other in zip(answer, left_out, strict=True)]
+        assert chat.weights == expected and chat.trained == [weight > 0 for weight in expected]
+
+
 class TestTools:
     tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}  # noqa: RUF012
 
@@ -207,8 +244,12 @@ class TestTemplatesOfOthers:
             "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
         )
         tokenizer = with_template(template)
-        with pytest.raises(TokenizerError, match=r"differently once others follow(.|\n)*message 3"):
+        with pytest.raises(TokenizerError, match=r"differently once others follow(.|\n)*message 3") as caught:
             tokenizer.encode_chat(MULTI)
+        assert "<think>1<|im_end|>" in str(caught.value) and "assistant\\n1<|im_end|>" in str(caught.value)
+        assert trained_text(tokenizer, tokenizer.encode_chat(MULTI, train_on="last")) == [
+            "<think>It adds two.<|im_end|>"
+        ]
         last_only = [*MULTI[:2], {**MULTI[2], "train": False}, *MULTI[3:]]
         assert trained_text(tokenizer, tokenizer.encode_chat(last_only)) == ["<think>It adds two.<|im_end|>"]
 
@@ -216,6 +257,33 @@ class TestTemplatesOfOthers:
         template = CHATML.replace("'<|im_start|>assistant\\n'", "'<|im_start|>assistant\\n<think>'")
         with pytest.raises(TokenizerError, match="generation prompt is not how it begins"):
             with_template(template).encode_chat(MULTI)
+
+    @pytest.mark.parametrize("said", [{"content": "b"}, {"content": "", "tool_calls": [{"name": "add"}]}])
+    def test_a_template_that_leaves_out_what_is_said_is_refused(self, with_template, said):
+        template = CHATML.replace("message.content", "(message.content if message.role == 'user' else '')")
+        with pytest.raises(TokenizerError, match="leaves out what this message says"):
+            with_template(template).encode_chat([user("a"), {"role": "assistant", **said}])
+
+    def test_tools_that_the_template_does_not_show_are_refused(self, with_template):
+        with pytest.raises(TokenizerError, match="does not show tools"):
+            with_template(CHATML).encode_chat(MULTI, tools=[TestTools.tool])
+
+    def test_several_marks_in_a_message(self, with_template):
+        template = (
+            "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>{% generation %}{{ m.content }}"
+            "{% endgeneration %}|{% generation %}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}{% endif %}"
+            "{% endfor %}"
+        )
+        tokenizer = with_template(template)
+        messages = [user("a"), assistant("b", train=False), user("c"), assistant("d")]
+        assert trained_text(tokenizer, tokenizer.encode_chat(messages)) == ["d", "<|im_end|>"]
+
+    def test_a_role_whose_place_is_not_certain_is_refused(self, with_template):
+        template = CHATML.replace("message.content", "(message.content if message.role != 'user' else 'asked')")
+        tokenizer = with_template(template)
+        assert len(trained_text(tokenizer, tokenizer.encode_chat(MULTI))) == 2
+        with pytest.raises(TokenizerError, match="not certain where the template writes this message of the user"):
+            tokenizer.encode_chat(MULTI, train_on=["user"])
 
     def test_tokens_that_close_the_conversation_belong_to_the_last_answer(self, with_template):
         template = CHATML.replace("{% else %}", "").replace("{% endif %}", "{% else %}{{ eos_token }}{% endif %}")
@@ -264,6 +332,8 @@ class TestTemplatesOfOthers:
         ([{"role": "end", "content": "a"}], "role of a message is not known"),
         ([{"role": "user", "content": "a", "train": True}], "true only for the assistant"),
         ([user("a"), assistant("b", train="no")], "true or false"),
+        ([user("a"), assistant("b", weight=-1)], "weight of a message is a number"),
+        ([user("a"), assistant("b", weight="much")], "weight of a message is a number"),
         ([user(b"bytes")], "can only hold text"),
         ([user("half \ud800")], "surrogate"),
         ([user("x" * 2_000_000), assistant("b")], "too large"),

@@ -99,6 +99,9 @@ CASES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
     "samples without prompts": (["train.sample_tokens=5"], {}, ["no effect", "sample_prompts"]),
     "decay of another schedule": (["train.decay_fraction=0.5"], {}, ["no effect", "train.schedule=wsd"]),
     "end of a constant schedule": (["train.schedule=constant", "train.min_lr_ratio=0"], {}, ["no effect"]),
+    "answers of no instructions": (["data.chat.train_on=last"], {}, ["no effect", "does not read instructions"]),
+    "prompts of no instructions": (["data.chat.prompt_loss_weight=0.1"], {}, ["no effect", "method: sft"]),
+    "system message of documents": (["data.chat.system=Hi"], {}, ["no effect", "reads no conversations"]),
     "schedule of no pipeline": (["engine.pipeline_schedule=gpipe"], {}, ["no effect", "engine.name=pipeline"]),
 }
 

@@ -92,7 +92,7 @@ def test_the_terminal_shows_text_and_never_obeys_it(dataset, tokenizer, model):
 def test_json_has_everything(dataset, tokenizer, model):
     (row,) = json.loads(json.dumps(rows_as_json(inspect_rows(dataset, tokenizer, model=model, count=1))))
     assert row["sample"] == "chat.jsonl:1" and row["trained"] > 0 and row["loss"] > 0
-    assert set(row["tokens"][0]) == {"position", "token", "target", "trained", "probability", "loss"}
+    assert set(row["tokens"][0]) == {"position", "id", "token", "target", "trained", "weight", "probability", "loss"}
 
 
 class Tags(HTMLParser):

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from trivium.data.batch import IGNORE
 from trivium.data.dataset import open_dataset
 from trivium.data.instructions import encode_row
 from trivium.data.intake import Intake, Row
+from trivium.data.loader import Loader
 from trivium.errors import DataError
-from trivium.recipe import DataSection, Source
+from trivium.recipe import ChatSettings, DataSection, Source
 from trivium.tokenizers.tokenizer import Tokenizer
 from trivium.tokenizers.train import train_bpe
 
@@ -23,9 +25,14 @@ def tokenizer() -> Tokenizer:
     return train_bpe(["What does it do? It adds two numbers together. " * 30], vocab_size=320)
 
 
-def encode(tokenizer, values, *, shape="auto", intake=None):
+def encode_all(tokenizer, values, *, shape="auto", intake=None, **chat):
     row = Row(values, "data.jsonl:3", "data.jsonl:3")
-    return encode_row(row, tokenizer=tokenizer, shape=shape, intake=intake or Intake())
+    return encode_row(row, tokenizer=tokenizer, shape=shape, intake=intake or Intake(), chat=ChatSettings(**chat))
+
+
+def encode(tokenizer, values, **settings):
+    (sample,) = encode_all(tokenizer, values, **settings)
+    return sample
 
 
 def trained(tokenizer, sample, sequence=0) -> str:
@@ -109,6 +116,88 @@ def test_only_the_completion_is_trained_in_lists(tokenizer):
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     sample = encode(tokenizer, {"prompt": turns, "completion": [{"role": "assistant", "content": "d"}]})
     assert trained(tokenizer, sample) == "d<|eos|>"
+
+
+TURNS = [
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "b"},
+    {"role": "user", "content": "c"},
+    {"role": "assistant", "content": "d"},
+]
+
+
+def test_a_conversation_without_system_message_gets_the_one_of_the_recipe(tokenizer):
+    sample = encode(tokenizer, {"messages": TURNS}, system="Be brief.")
+    assert text(tokenizer, sample).startswith("<|bos|><|system|>Be brief.<|user|>a")
+    own = encode(tokenizer, SAME["messages"], system="Be long.")
+    assert text(tokenizer, own) == ONE
+    intake = Intake()
+    plain = encode(tokenizer, {"prompt": "What? ", "completion": "It adds."}, system="Be brief.", intake=intake)
+    assert "brief" not in text(tokenizer, plain)
+    assert intake.formats["text that no template frames gets no data.chat.system"] == 1
+
+
+def test_the_last_answers_only(tokenizer):
+    assert trained(tokenizer, encode(tokenizer, {"messages": TURNS}, train_on="last")) == "d<|eos|>"
+    forced = [TURNS[0], {**TURNS[1], "train": True}, *TURNS[2:]]
+    assert trained(tokenizer, encode(tokenizer, {"messages": forced}, train_on="last")) == "b<|eos|>d<|eos|>"
+
+
+def test_each_answer_as_a_sample_of_its_own(tokenizer):
+    first, second = encode_all(tokenizer, {"messages": TURNS}, train_on="each")
+    assert (first.id, second.id) == ("data.jsonl:3#0", "data.jsonl:3#1")
+    assert text(tokenizer, first) == "<|bos|><|user|>a<|assistant|>b<|eos|>"
+    assert trained(tokenizer, first) == "b<|eos|>" and trained(tokenizer, second) == "d<|eos|>"
+    assert text(tokenizer, second) == text(tokenizer, encode(tokenizer, {"messages": TURNS}))
+
+
+def test_roles_that_are_trained(tokenizer):
+    sample = encode(tokenizer, {"messages": TURNS}, train_on=["user"])
+    assert trained(tokenizer, sample) == "ac"
+    left_out = [{**TURNS[0], "train": False}, *TURNS[1:]]
+    assert trained(tokenizer, encode(tokenizer, {"messages": left_out}, train_on=["assistant", "user"])) == (
+        "b<|eos|>cd<|eos|>"
+    )
+
+
+def test_weights_of_messages_and_prompts(tokenizer):
+    turns = [TURNS[0], {**TURNS[1], "weight": 0.5}, *TURNS[2:]]
+    (sequence,) = encode(tokenizer, {"messages": turns}).sequences
+    assert sequence.weights is not None
+    values = dict(zip(sequence.ids, sequence.weights, strict=True))
+    assert values[tokenizer.encode("b")[0]] == 0.5 and values[tokenizer.encode("d")[0]] == 1.0
+    assert values[tokenizer.encode("a")[0]] == 0.0
+    whole = [TURNS[0], {**TURNS[1], "train": False}, *TURNS[2:]]
+    (sequence,) = encode(tokenizer, {"messages": whole}, prompt_loss_weight=0.25).sequences
+    values = dict(zip(sequence.ids, sequence.weights, strict=True))
+    assert [values[tokenizer.encode(letter)[0]] for letter in "abcd"] == [0.25, 0.0, 0.25, 1.0]
+    (sequence,) = encode(tokenizer, {"prompt": "a", "completion": "b"}, prompt_loss_weight=0.25).sequences
+    assert list(sequence.weights) == [0.25, 0.25, 1.0, 1.0] and all(sequence.trained)
+    assert encode(tokenizer, {"messages": TURNS}).sequences[0].weights is None
+
+
+def test_weights_reach_the_batch_through_cache_and_truncation(tokenizer, tmp_path):
+    rows = [{"messages": TURNS}, {"messages": [TURNS[0], {**TURNS[1], "weight": 0.5}]}, {"messages": TURNS}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = DataSection(train=str(path), sequence_length=9, truncation="right")
+    plain = open_dataset(settings.train, kind="instructions", tokenizer=tokenizer, settings=settings)
+    for _ in range(2):  # from the rows, then from the cache
+        dataset = open_dataset(
+            settings.train, kind="instructions", tokenizer=tokenizer, settings=settings, cache=tmp_path / "cache"
+        )
+        loader = Loader(dataset, rows=3, micro_rows=3, sequence_length=9, packing="none", seed=0, pad_rows=True)
+        (batch,) = loader.update(0)
+        weights = batch.fields["weights"]
+        assert weights.shape == batch.targets.shape
+        assert ((weights > 0) == (batch.targets != IGNORE)).all()
+        assert sorted(set(weights.tolist())) == [0.0, 0.5, 1.0]
+        assert dataset.fingerprint() == plain.fingerprint()
+    other = settings.model_copy(update={"chat": ChatSettings(train_on="last")})
+    changed = open_dataset(
+        settings.train, kind="instructions", tokenizer=tokenizer, settings=other, cache=tmp_path / "cache"
+    )
+    assert changed.fingerprint() != plain.fingerprint()
 
 
 @pytest.mark.parametrize("mark", [{"train": False}, {"weight": 0}])
@@ -230,7 +319,8 @@ BAD = {
     ),
     "train is text": ({"messages": [U, {**A, "train": "no"}]}, '"train" is true or false'),
     "train on the user": ({"messages": [{**U, "train": True}, A]}, "only messages of the assistant"),
-    "weight is a fraction": ({"messages": [U, {**A, "weight": 0.5}]}, '"weight" is 0 or 1'),
+    "weight is negative": ({"messages": [U, {**A, "weight": -0.5}]}, '"weight" is a number from 0 on'),
+    "weight of the user": ({"messages": [{**U, "weight": 0.5}, A]}, "only messages of the assistant"),
     "tools are text": ({"messages": [U, A], "tools": "add"}, "not valid JSON"),
     "tools are numbers": ({"messages": [U, A], "tools": [1]}, "must be a list of objects"),
     "end token spelt out": ({"messages": [U, {"role": "assistant", "content": "b<|eos|>"}]}, "written out"),

@@ -51,6 +51,42 @@ def test_loss_and_gradients_equal_cross_entropy(bias: bool) -> None:
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_denominator_is_kept_small_as_by_hand(weighted: bool) -> None:
+    hidden, head, targets = make()
+    wanted = [hidden, head.weight, head.bias]
+    weights = torch.rand(T, dtype=torch.float64) if weighted else torch.ones(T, dtype=torch.float64)
+    loss = token_loss(hidden, head, targets, weights=weights if weighted else None, z_loss=0.3, label_smoothing=0.1)
+    logits = head(hidden)
+    plain = F.cross_entropy(logits, targets, reduction="none", label_smoothing=0.1)
+    drift = 0.3 * logits.logsumexp(1).square() * (targets != IGNORE)
+    reference = ((plain + drift) * weights).sum()
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-12)
+    mine, theirs = (torch.autograd.grad(each, wanted) for each in (loss, reference))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
+
+
+def test_what_is_measured_beside_the_loss_does_not_change_it() -> None:
+    hidden, head, targets = make()
+    targets[:9] = head(hidden)[:9].argmax(1)
+    measures = torch.zeros(3, dtype=torch.float64)
+    weights = torch.rand(T, dtype=torch.float64)
+    loss = token_loss(hidden, head, targets, weights=weights, label_smoothing=0.2, measures=measures)
+    plain = token_loss(hidden, head, targets, weights=weights, label_smoothing=0.2)
+    wanted = [hidden, head.weight]
+    for one, other in zip(torch.autograd.grad(loss, wanted), torch.autograd.grad(plain, wanted), strict=True):
+        assert torch.equal(one, other)
+    logp = head(hidden).log_softmax(1)[targets != IGNORE].detach()
+    goal = targets[targets != IGNORE]
+    expected = [
+        -logp.gather(1, goal[:, None]).sum().item(),
+        float((logp.argmax(1) == goal).sum()),
+        -(logp.exp() * logp).sum().item(),
+    ]
+    assert measures.tolist() == pytest.approx(expected, rel=1e-12) and 0 < expected[1] < len(goal)
+
+
 def test_weights_multiply_each_token() -> None:
     hidden, head, targets = make()
     weights = torch.rand(T, dtype=torch.float64) - 0.3

@@ -104,6 +104,33 @@ def test_no_packing_is_one_sample_a_row():
     assert packing.efficiency == pytest.approx(10 / 24)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=120), st.integers(1, 9), st.integers(0, 3))
+def test_rows_alike_are_all_there_once_an_epoch(lengths, size, epoch):
+    packing = Packing(np.array(lengths), capacity=64, best_fit=False, alike=size)
+    plan = packing.plan(seed=1, epoch=epoch, shuffle=True)
+    walked = [plan.row(place).tolist() for place in range(packing.rows)]
+    assert sorted(row for (row,) in walked) == list(range(len(lengths)))
+    again = packing.plan(seed=1, epoch=epoch, shuffle=True)
+    assert again.order.tolist() == plan.order.tolist()
+
+
+def test_the_rows_of_an_update_are_alike_in_every_epoch():
+    """Also where an update takes its last rows from the next epoch."""
+    lengths = np.random.default_rng(0).integers(1, 1000, 1003)
+    packing = Packing(lengths, capacity=1000, best_fit=False, alike=8)
+    rows = [
+        lengths[plan.row(place)[0]]
+        for epoch in range(4)
+        for plan in [packing.plan(seed=0, epoch=epoch, shuffle=True)]
+        for place in range(packing.rows)
+    ]
+    spread = [max(rows[at : at + 8]) - min(rows[at : at + 8]) for at in range(0, len(rows) - 8, 8)]
+    assert np.median(spread) < 40, "of 400 rows that are sorted together, 8 neighbours lie within 20 or so"
+    firsts = [rows[at] for at in range(0, 400, 8)]
+    assert firsts != sorted(firsts) and firsts != sorted(firsts, reverse=True)
+
+
 def test_a_sample_that_fits_no_row_is_refused():
     with pytest.raises(ValueError, match=r"1\.\.8"):
         Packing(np.array([3, 9]), capacity=8, best_fit=True)

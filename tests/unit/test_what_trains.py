@@ -167,3 +167,28 @@ def test_texts_that_come_again_have_one_row_of_features() -> None:
         expected = model(batch.input_ids, batch.layout)
         role.features = features
         torch.testing.assert_close(role(batch, lambda hidden, head: head(hidden, batch.layout)), expected)
+
+
+@pytest.mark.parametrize("pooling", ["first", "last"])
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_scores_of_texts_need_only_the_tokens_that_are_pooled(kind: str, pooling: str) -> None:
+    from tests.conformance.objectives import model_config
+    from trivium.data.batch import make_batch
+    from trivium.models.build import build_model
+    from trivium.models.heads import pooled_tokens
+
+    config = model_config(kind, head="sequence", labels=("a", "b"), pooling=pooling)
+    model = build_model(config, seed=1, dtype=torch.float64)
+    batch = make_batch([[3, 4, 5, 6], [7, 8, 9], [3, 4, 5, 6, 9, 10, 11]])
+    found = []
+    for wanted in (None, pooled_tokens(batch.layout, pooling)):
+        scores = model(
+            batch.input_ids, batch.layout, then=lambda hidden, head: head(hidden, batch.layout), wanted=wanted
+        )
+        scores.square().sum().backward()
+        found.append((scores, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}))
+        model.zero_grad()
+    (whole, expected), (part, gradients) = found
+    torch.testing.assert_close(part, whole, atol=1e-12, rtol=1e-12)
+    assert all(torch.allclose(gradients[name], expected[name], atol=1e-10) for name in gradients)
+    assert all(bool((expected[name] == 0).all()) for name in expected.keys() - gradients.keys())

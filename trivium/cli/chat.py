@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from trivium.cli.generate import (
+    BaseFolder,
     Device,
     Dtype,
     MaxNewTokens,
@@ -37,6 +38,7 @@ def chat(
     device: Device = "auto",
     dtype: Dtype = None,
     threads: Threads = None,
+    base: BaseFolder = None,
 ) -> None:
     """Talk to a tuned model, in the terminal or through a pipe (one line is one message).
 
@@ -45,7 +47,7 @@ def chat(
     from trivium.inference.terminal import converse
 
     converse(
-        open_model(model, device=device, dtype=dtype, threads=threads),
+        open_model(model, device=device, dtype=dtype, threads=threads, base=base),
         system=system,
         max_new_tokens=max_new_tokens,
         temperature=temperature,

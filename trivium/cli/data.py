@@ -75,6 +75,7 @@ def inspect(
         Path | None, typer.Option(help="Show this model's loss; default: the recipe's model folder.")
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with coloured tokens instead.")] = None,
+    text: Annotated[bool, typer.Option("--text", help="Show running text with the trained tokens coloured.")] = False,
     explain: Annotated[
         str | None, typer.Option(help="Show one update on this sentence, or row as JSON, instead of samples.")
     ] = None,
@@ -88,7 +89,7 @@ def inspect(
     if explain is not None:
         _explain(_resolved(recipe, overrides), explain, model, html, as_json)
         return
-    from trivium.data.inspect import inspect_rows, print_rows, rows_as_html, rows_as_json
+    from trivium.data.inspect import inspect_rows, print_rows, print_text, rows_as_html, rows_as_json
 
     resolved = _resolved(recipe, overrides)
     _refuse_open_targets(resolved)
@@ -107,7 +108,7 @@ def inspect(
     else:
         from rich.console import Console
 
-        print_rows(rows, Console())
+        print_text(rows, Console(), tokenizer=tokenizer) if text else print_rows(rows, Console())
 
 
 def _refuse_open_targets(resolved: ResolvedRecipe) -> None:

@@ -32,6 +32,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the resamples behind the intervals, and of --rows.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Of adapters: where their base lies, if it was moved.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model: its labels, tags or answers, or the texts it writes for the sources of pairs.
@@ -42,7 +43,7 @@ def evaluate(
     from trivium.inference.remote import is_remote
 
     if is_remote(model):
-        for option, value in (("--name", name), ("--calibrate", calibrate)):
+        for option, value in (("--name", name), ("--calibrate", calibrate), ("--base", base)):
             if value is not None:
                 raise TriviumError(f"{option} has no effect on the model of a server", value=value, fix="leave it out")
         found = evaluate_remote(model, data, overrides or [], output=output, seed=seed, rows=rows)
@@ -58,6 +59,7 @@ def evaluate(
             threads=threads,
             seed=seed,
             rows=rows,
+            base=base,
         )
     places = {"folder": found.folder, "calibrated": found.calibrated}
     written = {key: str(place) for key, place in places.items() if place is not None}

@@ -48,6 +48,7 @@ Seed = Annotated[int | None, typer.Option(help="The same seed gives the same ans
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")]
+BaseFolder = Annotated[Path | None, typer.Option("--base", help="Of adapters: where their base lies, if it was moved.")]
 
 
 def generate(
@@ -78,6 +79,7 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = None,
     threads: Threads = None,
+    base: BaseFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each answer.")] = False,
 ) -> None:
     """Continue a text, answer a question, or turn a text into another one."""
@@ -103,7 +105,7 @@ def generate(
     prompts: list[Prompt] = (
         [[{"role": "user", "content": text}] for text in texts.values()] if chat else [*texts.values()]
     )
-    loaded = _any_model(model, device=device, dtype=dtype, threads=threads)
+    loaded = _any_model(model, device=device, dtype=dtype, threads=threads, base=base)
     if len(prompts) == 1 and n == 1 and not (as_json or no_stream) and hasattr(loaded, "stream"):
         for piece in loaded.stream(prompts[0], **options):
             typer.echo(piece, nl=False)
@@ -138,23 +140,27 @@ def _early_stopping(text: str | None) -> bool | Literal["never"] | None:
     return meanings[text.lower()]
 
 
-def _any_model(place: str, *, device: str, dtype: str | None, threads: int | None) -> LanguageModel | RemoteModel:
+def _any_model(
+    place: str, *, device: str, dtype: str | None, threads: int | None, base: Path | None
+) -> LanguageModel | RemoteModel:
     """The model of a server, or of a folder."""
     from trivium.inference.remote import RemoteModel, is_remote
 
-    return (
-        RemoteModel(place) if is_remote(place) else open_model(Path(place), device=device, dtype=dtype, threads=threads)
-    )
+    if is_remote(place):
+        return RemoteModel(place)
+    return open_model(Path(place), device=device, dtype=dtype, threads=threads, base=base)
 
 
-def open_model(folder: Path, *, device: str, dtype: str | None, threads: int | None) -> LanguageModel:
+def open_model(
+    folder: Path, *, device: str, dtype: str | None, threads: int | None, base: Path | None = None
+) -> LanguageModel:
     """Loads a model; what it warns of is said in one line each."""
     import warnings
 
     from trivium.inference.model import load
 
     with warnings.catch_warnings(record=True) as caught:
-        model = load(folder, device=device, dtype=dtype, threads=threads)
+        model = load(folder, device=device, dtype=dtype, threads=threads, base=base)
     for warning in caught:
         typer.echo(f"note: {warning.message}", err=True)
     return model

@@ -25,8 +25,10 @@ from trivium.cli import (
     data,
     doctor,
     eval,
+    export,
     generate,
     lineage,
+    merge,
     music,
     plan,
     quickstart,
@@ -77,6 +79,8 @@ app.add_typer(compress.app, name="compress")
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.add_typer(music.app, name="music")
+app.command()(export.export)
+app.command()(merge.merge)
 app.command()(lineage.lineage)
 app.command()(report.report)
 app.command()(verify.verify)

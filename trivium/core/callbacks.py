@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trivium.core.method import Update
     from trivium.core.trainer import Trainer
     from trivium.data.batch import Batch
+    from trivium.recipe import SamplePrompt
 
 
 class Callback:
@@ -130,10 +131,17 @@ class Validate(Callback):
                 self.write({"kind": "validation", "step": step, **trainer.validation})
 
 
+def shown_prompt(prompt: SamplePrompt) -> str:
+    """A prompt as text: of a dialogue, who says what."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message.get('content') or message.get('tool_calls')}" for message in prompt)
+
+
 class Sample(Callback):
     """Continues fixed prompts at intervals, greedily, so that progress can be read side by side."""
 
-    def __init__(self, folder: Path, prompts: list[str], tokens: int, every: int | None) -> None:
+    def __init__(self, folder: Path, prompts: list[SamplePrompt], tokens: int, every: int | None) -> None:
         self.folder = folder / "samples"
         self.prompts = prompts
         self.tokens = tokens
@@ -158,7 +166,10 @@ class Sample(Callback):
         if not trainer.processes.main:
             return
         step = trainer.progression.step
-        pairs = [{"prompt": prompt, "completion": text} for prompt, text in zip(self.prompts, completions, strict=True)]
+        pairs = [
+            {"prompt": shown_prompt(prompt), "completion": text}
+            for prompt, text in zip(self.prompts, completions, strict=True)
+        ]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_file(
             self.folder / f"step-{step:08d}.json",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trivium.models.heads import TokenHead, pool
+from trivium.models.heads import TokenHead, pool, pooled_tokens
 
 if TYPE_CHECKING:
     from trivium.core.method import Method, RoleModel
@@ -40,7 +40,8 @@ class Features:
         with torch.no_grad():
             for batch in batches:
                 batch = method.prepare(batch.to(device))
-                found = role(batch, partial(_pooled, layout=batch.layout))
+                read = pooled_tokens(batch.layout, module.config.pooling, device)
+                found = role(batch, partial(_pooled, layout=batch.layout), only=read)
                 fresh = []
                 for at, key in enumerate(keys(batch)):
                     if key not in self._rows:  # a text that comes again has its features already

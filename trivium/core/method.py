@@ -109,10 +109,19 @@ class RoleModel:
         self.precision: Callable[[], AbstractContextManager[Any]] = nullcontext
         """The context of a call: autocast where the run is in lower precision."""
 
-    def __call__(self, batch: Batch, then: Then, *, offset: Tensor | None = None, only_targets: bool = False) -> Any:
+    def __call__(
+        self,
+        batch: Batch,
+        then: Then,
+        *,
+        offset: Tensor | None = None,
+        only_targets: bool = False,
+        only: Tensor | None = None,
+    ) -> Any:
         """`then(hidden, head)` for the batch; `offset` [T, D] is added to the input embeddings.
 
         only_targets: `then` looks at tokens that have a target only, so that the last block can leave out the others.
+        only: [W] tokens, ascending, that `then` looks at, likewise.
         """
         if self.features is not None:
             from trivium.core.features import PooledHead
@@ -120,9 +129,9 @@ class RoleModel:
             return then(self.features.of(batch), PooledHead(self.module.head))
         extra: dict[str, Any] = {}
         if only_targets and not self.compiled:
-            wanted = (batch.targets != IGNORE).nonzero().squeeze(1)
-            if len(wanted) < _MOST_WANTED * batch.tokens:
-                extra["wanted"] = wanted
+            only = (batch.targets != IGNORE).nonzero().squeeze(1)
+        if only is not None and not self.compiled and len(only) < _MOST_WANTED * batch.tokens:
+            extra["wanted"] = only
         if batch.source is not None:
             extra["source"] = batch.source
         if "token_types" in batch.fields:
@@ -252,6 +261,16 @@ class Method:
                 where="train.sample_prompts",
                 fix="delete this line",
             )
+        dialogues = [prompt for prompt in recipe.train.sample_prompts if not isinstance(prompt, str)]
+        if dialogues and model.kind == "encoder_decoder":
+            raise ConfigError(
+                "the encoder of an encoder-decoder reads text, no dialogue",
+                where="train.sample_prompts",
+                value=dialogues[0],
+                fix="write the prompt as text",
+            )
+        for dialogue in dialogues:
+            tokenizer.encode_prompt(dialogue)  # refuses what is no dialogue, or has no chat template
 
     def head(self, data: Dataset) -> Mapping[str, Any] | None:
         """What the policy must end in, as fields of `ModelConfig`; None: what it has. `data` is the training data."""

@@ -25,7 +25,7 @@ from trivium.core.method import Context, Method, RolloutAbandoned, Update
 from trivium.core.state import Progression, RunState
 from trivium.errors import DataError, Interrupted, TrainingDiverged
 from trivium.optim.schedule import learning_rate
-from trivium.recipe import TrainSection
+from trivium.recipe import SamplePrompt, TrainSection
 
 
 class Trainer:
@@ -45,7 +45,7 @@ class Trainer:
         total: int,
         callbacks: Sequence[Callback] = (),
         save: Callable[[Trainer], None] = lambda trainer: None,
-        sample: Callable[[list[str], int], list[str]] = lambda prompts, tokens: [],
+        sample: Callable[[list[SamplePrompt], int], list[str]] = lambda prompts, tokens: [],
         resume_hint: str = "run the same command again; it continues from the last checkpoint",
     ) -> None:
         self.method = method

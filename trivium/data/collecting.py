@@ -30,6 +30,7 @@ class Collected:
     """N samples with Q sequences, T tokens in all.
 
     tokens, trained: [T].  lengths: [Q] tokens of each sequence.  owners: [N + 1] first sequence of each sample.
+    weights: [T] how much each token counts as a target; None: each counts 1.
     ids: [N].  fields: [N] each.  rows: [N] the rows as read, for prompts.  ends: samples up to the end of each source.
     """
 
@@ -42,6 +43,7 @@ class Collected:
     rows: Sequence[Mapping[str, Any]] | None
     ends: Sequence[int]
     account: Mapping[str, Any]
+    weights: NDArray[np.float32] | None = None
 
     def dataset(self, kind: Kind, *, parts: Sequence[Part], tokenizer: Tokenizer) -> Dataset:
         """The samples as a data set."""
@@ -53,6 +55,7 @@ class Collected:
             start=np.cumsum(self.lengths) - self.lengths,
             length=self.lengths - next_token,
             next_token=next_token,
+            weights=None if self.weights is None else [self.weights],
         )
         return Dataset(
             kind=kind,
@@ -94,12 +97,15 @@ def _read(
     encode_row = module.encode_row
     if kind == "pairs":
         encode_row = partial(encode_row, pairs=settings.pairs)
+    if kind in ("instructions", "preferences", "prompts"):
+        encode_row = partial(encode_row, chat=settings.chat)
     if kind == "similar":
         encode_row = partial(encode_row, settings=settings)
     shape = source.format if source.format in ROW_SHAPES else "auto"
     for row in getattr(module, "read", read_rows)(source, intake):
         try:
-            yield encode_row(row, tokenizer=tokenizer, shape=shape, intake=intake)
+            found = encode_row(row, tokenizer=tokenizer, shape=shape, intake=intake)
+            yield from found if isinstance(found, list) else [found]
         except DataError as error:
             intake.reject(error)
         except TokenizerError as error:
@@ -117,6 +123,7 @@ class _Collector:
         self._dtype = narrowest(tokenizer.vocab_size)
         self._tokens = array("H" if self._dtype.itemsize == 2 else "I")
         self._trained = bytearray()
+        self._weights: array[float] | None = None
         self._lengths: list[int] = []
         self._owners = [0]
         self._ids: list[str] = []
@@ -147,6 +154,7 @@ class _Collector:
             )
         for sequence in fitting.sequences:
             self._tokens.extend(sequence.ids)
+            self._weigh(sequence)
             self._trained.extend(map(bool, sequence.trained))
             self._lengths.append(len(sequence.ids))
         self._owners.append(len(self._lengths))
@@ -178,7 +186,15 @@ class _Collector:
             rows=self._rows or None,
             ends=ends,
             account=account,
+            weights=None if self._weights is None else np.frombuffer(self._weights, dtype=np.float32),
         )
+
+    def _weigh(self, sequence: TokenSequence) -> None:
+        """Take in the weights of a sequence; from the first that has any, all have."""
+        if self._weights is None and sequence.weights is not None:
+            self._weights = array("f", map(float, self._trained))
+        if self._weights is not None:
+            self._weights.extend(map(float, sequence.trained if sequence.weights is None else sequence.weights))
 
     def _too_long(self, sample: Sample, length: int, longest: int) -> None:
         """A text that is longer than `data.similar.text_length` and was not cut."""
@@ -216,10 +232,15 @@ class _Collector:
         keep = _shares(lengths, room)
         self._truncated.update(samples=1, tokens=sum(lengths) - sum(keep))
         sequences = [
-            TokenSequence(sequence.ids[: length + self._next_token], sequence.trained[: length + self._next_token])
+            _first_of(sequence, length + self._next_token)
             for sequence, length in zip(sample.sequences, keep, strict=True)
         ]
         return Sample(sample.id, sequences, sample.fields, sample.row)
+
+
+def _first_of(sequence: TokenSequence, size: int) -> TokenSequence:
+    weights = None if sequence.weights is None else sequence.weights[:size]
+    return TokenSequence(sequence.ids[:size], sequence.trained[:size], weights)
 
 
 def _shares(lengths: Sequence[int], room: int) -> list[int]:

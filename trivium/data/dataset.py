@@ -90,7 +90,7 @@ class Dataset:
             raise IndexError(number)
         number %= len(self)
         sequences = [
-            TokenSequence(ids=self.table.ids(at).tolist(), trained=self.table.flags(at).tolist())
+            TokenSequence(self.table.ids(at).tolist(), self.table.flags(at).tolist(), self.table.weights_of(at))
             for at in range(int(self.owners[number]), int(self.owners[number + 1]))
         ]
         return Sample(
@@ -122,6 +122,8 @@ class Dataset:
         for tokens, trained in zip(self.table.tokens, self.table.trained, strict=True):
             digest.update(np.ascontiguousarray(tokens, dtype="<u4").data)
             digest.update(b"all" if trained is None else np.packbits(trained).tobytes())
+        for weights in self.table.weights or ():
+            digest.update(weights.tobytes())
         for name, values in sorted(self.fields.items()):
             digest.update(name.encode() + values.tobytes())
         return digest.hexdigest()

@@ -1,12 +1,14 @@
 """Samples as the model sees them: each token, what it must predict, whether that is trained, and its loss.
 
-`inspect_rows` gives the facts; `print_rows` shows them on a terminal, `rows_as_json` as plain values, and
-`rows_as_html` as one page without anything from outside, in which the trained tokens are coloured by their loss.
+`inspect_rows` gives the facts; `print_rows` shows them on a terminal as tables and `print_text` as running text,
+`rows_as_json` as plain values, and `rows_as_html` as one page without anything from outside, in which the trained
+tokens are coloured by their loss.
 """
 
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,16 +28,19 @@ if TYPE_CHECKING:
 class InspectedToken:
     """One position of a sequence.
 
-    token:       its text.
+    id, token:   its number and its text.
     target:      text of the next token, which this position must predict; None at the last one.
     trained:     whether that prediction is part of the loss.
+    weight:      how much it counts there; 0 where it is not trained.
     probability: what the model gives the target, and loss = -log of it; None without a model.
     """
 
     position: int
+    id: int
     token: str
     target: str | None
     trained: bool
+    weight: float
     probability: float | None = None
     loss: float | None = None
 
@@ -90,17 +95,43 @@ def print_rows(rows: Sequence[InspectedSequence], console: Console) -> None:
 
     for row in rows:
         with_loss = row.loss is not None
+        weighted = any(token.weight not in (0, 1) for token in row.tokens)
         console.print(Text(row.title, style="bold"))
         table = Table(header_style="bold")
-        for name in ("position", "token", "target", "trained", *(("probability", "loss") if with_loss else ())):
+        named = (*(("weight",) if weighted else ()), *(("probability", "loss") if with_loss else ()))
+        for name in ("position", "token", "target", "trained", *named):
             table.add_column(name, justify="left" if name in ("token", "target", "trained") else "right")
         for token in row.tokens:
             target = "" if token.target is None else visible(token.target)
             cells = [str(token.position), visible(token.token), target, "yes" if token.trained else "no"]
+            if weighted:
+                cells.append(f"{token.weight:g}")
             if token.probability is not None and token.loss is not None:
                 cells += [f"{token.probability:.4f}", f"{token.loss:.3f}"]
             table.add_row(*map(Text, cells), style=None if token.trained else "dim")
         console.print(table)
+
+
+def print_text(rows: Sequence[InspectedSequence], console: Console, *, tokenizer: Tokenizer) -> None:
+    """Each sequence as text: what is trained is coloured, or stands in brackets where there are no colours."""
+    from rich.text import Text
+
+    colours = console.is_terminal and not console.no_color
+    for row in rows:
+        console.print(Text(row.title, style="bold"))
+        shown = Text()
+        weights = [0.0, *(token.weight for token in row.tokens)]  # each token's own as a target
+        for weight, run in itertools.groupby(zip(row.tokens, weights, strict=False), key=lambda pair: pair[1]):
+            lines = tokenizer.decode([token.id for token, _ in run], skip_special=False).split("\n")
+            text = "\n".join(map(visible, lines))
+            if colours:
+                shown.append(text, style="black on green" if weight >= 1 else "black on yellow" if weight else "dim")
+            else:
+                times = "" if weight == 1 else f" x {weight:g}"
+                shown.append(f"⟦{text}⟧{times}" if weight else text)
+        console.print(shown, soft_wrap=True)
+    key = "green: trained; yellow: trained with a smaller weight" if colours else "⟦in brackets⟧: trained"
+    console.print(Text(f"({key})", style="dim"))
 
 
 def rows_as_json(rows: Sequence[InspectedSequence]) -> list[dict[str, Any]]:
@@ -142,6 +173,7 @@ h1 { font-size: 1.3rem; } h2 { font-size: 0.95rem; font-weight: 600; margin: 1.5
 .row { font: 14px/1.9 ui-monospace, monospace; margin: 0; overflow-wrap: anywhere; white-space: pre-wrap; }
 .row span { border-bottom: 1px solid #8885; color: #888; padding: 0.1rem 0; }
 .row span.trained { background: hsl(var(--hue, 215) 75% 82%); box-shadow: inset -1px 0 #0003; color: #111; }
+.row span.light { opacity: 0.6; }
 """
 
 
@@ -150,13 +182,16 @@ def _tokens(sequence: TokenSequence, tokenizer: Tokenizer, losses: list[float] |
     tokens = []
     for place, text in enumerate(texts):
         last = place + 1 == len(texts)
+        trained = not last and bool(sequence.trained[place + 1])
         loss = None if losses is None or last else losses[place]
         tokens.append(
             InspectedToken(
                 position=place,
+                id=sequence.ids[place],
                 token=text,
                 target=None if last else texts[place + 1],
-                trained=not last and bool(sequence.trained[place + 1]),
+                trained=trained,
+                weight=float(trained if not trained or sequence.weights is None else sequence.weights[place + 1]),
                 probability=None if loss is None else math.exp(-loss),
                 loss=loss,
             )
@@ -194,11 +229,15 @@ def _spans(row: InspectedSequence) -> str:
         if token.token.endswith("\n"):
             text += "\n"
         title = f"{token.position}: {visible(token.token)!r}"
+        if before is not None and before.weight not in (0, 1):
+            title += f", weight {before.weight:g}"
         style = ""
         if before is not None and before.loss is not None and before.probability is not None:
             title += f", probability {before.probability:.4f}, loss {before.loss:.3f}"
             style = f' style="--hue:{round(130 * math.exp(-before.loss / 3))}"'
-        kind = f" class=trained{style}" if before is not None and before.trained else ""
+        kind = ""
+        if before is not None and before.trained:
+            kind = f" class=trained{style}" if before.weight >= 1 else f' class="trained light"{style}'
         parts.append(f'<span{kind} title="{html.escape(title)}">{text}</span>')
         before = token
     return "".join(parts)

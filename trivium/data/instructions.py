@@ -28,13 +28,15 @@ from trivium.data.messages import (
     message_list,
     parse_inside,
     use_one_of,
+    with_system,
 )
 from trivium.data.samples import Sample, TokenSequence
 from trivium.errors import DataError
 from trivium.nearest import nearest
+from trivium.recipe import ChatSettings
+from trivium.tokenizers.chat import EncodedChat
 
 if TYPE_CHECKING:
-    from trivium.tokenizers.chat import EncodedChat
     from trivium.tokenizers.tokenizer import Tokenizer
 
 _SHAREGPT_ROLES = {
@@ -51,6 +53,7 @@ _MESSAGE_KEYS = frozenset((
     "role", "content", "name", "tool_calls", "tool_call_id", "function_call", "train", "weight", "reasoning_content",
     "thinking", "reasoning", "from", "value",
 ))  # fmt: skip
+_AS_IT_IS = ChatSettings()
 _METADATA = frozenset(("id", "meta", "metadata", "source", "license", "licence"))
 
 
@@ -65,22 +68,36 @@ class Completion:
 Example = Conversation | Completion
 
 
-def encode_row(row: Row, *, tokenizer: Tokenizer, shape: str, intake: Intake) -> Sample:
-    """The tokens of a row and which of them are trained. DataError names the row, the message and the fix."""
+def encode_row(
+    row: Row, *, tokenizer: Tokenizer, shape: str, intake: Intake, chat: ChatSettings = _AS_IT_IS
+) -> list[Sample]:
+    """The tokens of a row and which of them are trained; with `chat.train_on: each` one sample for each answer.
+
+    DataError names the row, the message and the fix.
+    """
     name = recognised(row, SHAPES) if shape == "auto" else shape
     found = SHAPES[name]
     missing = [field for field in found.fields if field not in row.values]
     if missing:
         raise _unknown_shape(row, f"the row has no field {missing[0]!r}, which the format {name} needs", SHAPES)
-    encoded = encode_example(found.read(row), tokenizer, where=row.where)
+    examples = _one_by_one(found.read(row)) if chat.train_on == "each" else [found.read(row)]
+    encoded = [encode_example(example, tokenizer, where=row.where, chat=chat) for example in examples]
     intake.formats[name] += 1
     note_unused(row, (*found.fields, *found.optional), intake)
-    for warning in encoded.warnings:
+    if chat.system and any(isinstance(example, Completion) for example in examples):
+        intake.formats["text that no template frames gets no data.chat.system"] += 1
+    for warning in {warning for one in encoded for warning in one.warnings}:
         intake.formats[warning] += 1
-    return Sample(row.name, [TokenSequence(encoded.ids, encoded.trained)])
+    names = [row.name] if len(encoded) == 1 else [f"{row.name}#{number}" for number in range(len(encoded))]
+    return [
+        Sample(name, [TokenSequence(one.ids, one.trained, one.weights)])
+        for name, one in zip(names, encoded, strict=True)
+    ]
 
 
-def encode_example(example: Example, tokenizer: Tokenizer, *, where: str) -> EncodedChat:
+def encode_example(
+    example: Example, tokenizer: Tokenizer, *, where: str, chat: ChatSettings = _AS_IT_IS
+) -> EncodedChat:
     """The ids of an example, exactly as they stand in serving, and what is trained."""
     answers = [example.completion] if isinstance(example, Completion) else _answers(example)
     if any(answer.rstrip().endswith(tokenizer.eos_token) for answer in answers):
@@ -91,8 +108,41 @@ def encode_example(example: Example, tokenizer: Tokenizer, *, where: str) -> Enc
             fix="remove it from the text; the end token is added to every answer",
         )
     if isinstance(example, Conversation):
-        return tokenizer.encode_chat(example.messages, tools=example.tools)
-    return _encode_completion(example, tokenizer)
+        return tokenizer.encode_chat(
+            with_system(example.messages, chat.system),
+            tools=example.tools,
+            train_on="all" if chat.train_on == "each" else chat.train_on,
+            prompt_weight=chat.prompt_loss_weight,
+        )
+    encoded = _encode_completion(example, tokenizer)
+    if not chat.prompt_loss_weight:
+        return encoded
+    weights = [1.0 if flag else chat.prompt_loss_weight for flag in encoded.trained]
+    return EncodedChat(encoded.ids, [True] * len(weights), encoded.warnings, weights)
+
+
+def _one_by_one(example: Example) -> list[Example]:
+    """Each answer that is trained with what stands before it, as the model is asked for it in serving."""
+    if isinstance(example, Completion):
+        return [example]
+    answers = [
+        index
+        for index, message in enumerate(example.messages)
+        if message["role"] == "assistant" and message.get("train") is not False
+    ]
+    cut = [
+        [
+            {**message, "train": False} if message["role"] == "assistant" else message
+            for message in example.messages[:index]
+        ]
+        for index in answers
+    ]
+    if not cut:
+        return [example]
+    return [
+        Conversation([*before, example.messages[index]], example.tools)
+        for index, before in zip(answers, cut, strict=True)
+    ]
 
 
 def recognised(row: Row, shapes: Mapping[str, Shape]) -> str:
@@ -222,8 +272,6 @@ def _answers(example: Conversation) -> list[str]:
 
 def _encode_completion(example: Completion, tokenizer: Tokenizer) -> EncodedChat:
     """The prompt's ids are those of serving, whatever follows them."""
-    from trivium.tokenizers.chat import EncodedChat
-
     before = tokenizer.encode_prompt(example.prompt)
     if tokenizer.byte_level:
         after = tokenizer.encode(example.completion, eos=True)

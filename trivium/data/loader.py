@@ -66,6 +66,7 @@ class Loader:
     micro_rows:      rows in one micro-batch of one rank.
     sequence_length: tokens in a row.
     packing:         `best_fit`: several samples in one row; `none`: each sample is a row.
+    alike:           of rows with one sample each, those of an update are of similar length.
     shuffle:         a new order each epoch; otherwise the order of the files in each epoch.
     pad_rows:        fill each micro-batch with untrained sequences up to micro_rows * sequence_length tokens, for
                      compiled models and pipelines that want one shape.
@@ -97,6 +98,7 @@ class Loader:
         example: Callable[..., Example] | None = None,
         margin: int = 0,
         curriculum: CurriculumSettings | None = None,
+        alike: bool = False,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} does not exist among {world} ranks")
@@ -119,7 +121,12 @@ class Loader:
         self._unplanned = limited or self._curriculum is not None
         self._walks = [
             _Walk(
-                Packing(self.lengths[part.first : part.last], capacity=sequence_length, best_fit=packing == "best_fit"),
+                Packing(
+                    self.lengths[part.first : part.last],
+                    capacity=sequence_length,
+                    best_fit=packing == "best_fit",
+                    alike=rows if alike else None,
+                ),
                 first=part.first,
                 seed=seed,
                 shuffle=shuffle,
@@ -255,6 +262,9 @@ class Loader:
             targets = np.concatenate([targets, np.full(sum(fill), IGNORE, dtype=np.int64)])
             lengths += fill
         fields: dict[str, Tensor] = {"target_bytes": torch.from_numpy(dataset.target_bytes(targets))}
+        if dataset.table.weights is not None:
+            weights = np.concatenate([dataset.table.gather_weights(sequences), np.zeros(sum(fill), np.float32)])
+            fields["weights"] = torch.from_numpy(weights)
         for name, values in dataset.fields.items():
             column = np.concatenate([values[samples][owners], np.zeros((len(fill), *values.shape[1:]), values.dtype)])
             fields[name] = torch.from_numpy(column)

@@ -1,12 +1,14 @@
 """Messages of the OpenAI format: checked one by one, and brought into the form that chat templates take.
 
 Content parts of the type text become one text, arguments of tool calls (JSON inside JSON) become objects, and the
-single `function_call` of 2023 becomes a list of `tool_calls`. `weight: 0` means the same as `train: false`.
+single `function_call` of 2023 becomes a list of `tool_calls`. `weight: 0` means the same as `train: false`, and
+`weight: 0.5` that the tokens of an answer count half.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +49,14 @@ def continued(
     if not any(message["role"] == "assistant" for message in answer):
         raise _no_answer(row.where, field)
     return conversation([*before, *answer], row, tools=tools, field=field)
+
+
+def with_system(messages: Sequence[Any], system: str | None) -> list[Any]:
+    """The messages, after a system message if they have none."""
+    roles = [message.get("role") for message in messages if isinstance(message, Mapping)]
+    if system is None or "system" in roles or "developer" in roles:
+        return list(messages)
+    return [{"role": "system", "content": system}, *messages]
 
 
 def listed_messages(value: Any, row: Row, field: str) -> list[tuple[dict[str, Any], str]]:
@@ -90,8 +100,7 @@ def _message(message: dict[str, Any], at: str) -> dict[str, Any]:
     rewritten = ("content", "tool_calls", "function_call", "train", "weight")
     kept = {key: item for key, item in message.items() if key not in rewritten}
     calling = {"tool_calls": calls} if calls else {}
-    left_out = {} if _is_trained(message, role, at) else {"train": False}
-    return {**kept, "content": content, **calling, **left_out}
+    return {**kept, "content": content, **calling, **_training(message, role, at)}
 
 
 def _content(content: Any, at: str) -> str:
@@ -152,26 +161,29 @@ def _call(call: Any, at: str) -> dict[str, Any]:
     return {"type": "function", **rest, "function": {**function, "arguments": arguments}}
 
 
-def _is_trained(message: Mapping[str, Any], role: str, at: str) -> bool:
-    """`train: false`, or `weight: 0` of the OpenAI format: this answer is not trained."""
+def _training(message: Mapping[str, Any], role: str, at: str) -> dict[str, Any]:
+    """What the message itself says of its training: `train`, or the `weight` of the OpenAI format."""
     train, weight = message.get("train"), message.get("weight")
-    if weight in (0, 1) and train is None:
-        train = bool(weight)
-    elif weight is not None or not (train is None or isinstance(train, bool)):
+    number = isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight < math.inf
+    if (weight is not None and not (number and train is None)) or not (train is None or isinstance(train, bool)):
         raise DataError(
-            'a message is trained or not: "train" is true or false, "weight" is 0 or 1, and not both are given',
+            'a message is trained or not ("train" is true or false), or counts ("weight" is a number from 0 on)',
             where=at,
             value=f"train: {train}, weight: {weight}",
             fix='leave it out, or write "train": false for an answer that must not be learnt',
         )
-    if train and role != "assistant":
+    if (train or weight) and role != "assistant":
         raise DataError(
             "only messages of the assistant can be trained",
             where=at,
             value=f"role {role}, train: true",
-            fix='remove "train" from this message',
+            fix='remove "train" or "weight" from this message; data.chat.train_on names roles that are trained',
         )
-    return train is not False
+    if weight == 0:
+        return {"train": False}
+    if weight not in (None, 1):
+        return {"weight": weight}
+    return {} if train is None else {"train": train}
 
 
 def _check_order(messages: Sequence[Mapping[str, Any]], row: Row, field: str) -> None:

@@ -21,6 +21,9 @@ from trivium.data.order import shuffle_keys, shuffled
 
 Ints = NDArray[np.int64]
 
+_SORTED_GROUPS = 50
+"""Groups of similar length that are sorted at a time: enough to be alike, few enough that an epoch has many orders."""
+
 
 @dataclass(frozen=True)
 class EpochPlan:
@@ -45,14 +48,17 @@ class Packing:
     lengths:  [n] tokens of each sample, each from 1 to `capacity`.
     capacity: tokens in a row.
     best_fit: pack; otherwise one sample is one row.
+    alike:    of rows with one sample each: so many that follow each other are of similar length, where the order is
+              shuffled; None: in any order.
     """
 
-    def __init__(self, lengths: Ints, *, capacity: int, best_fit: bool) -> None:
+    def __init__(self, lengths: Ints, *, capacity: int, best_fit: bool, alike: int | None = None) -> None:
         if len(lengths) and not 0 < int(lengths.min()) <= int(lengths.max()) <= capacity:
             raise ValueError(f"sample lengths must lie in 1..{capacity}, not {lengths.min()}..{lengths.max()}")
         self.lengths = lengths
         self.capacity = capacity
         self.best_fit = best_fit
+        self.alike = alike
         if not best_fit:
             self._offsets = np.arange(len(lengths) + 1, dtype=np.int64)
             return
@@ -77,11 +83,28 @@ class Packing:
         samples = self._assign(seed, epoch, shuffle)
         if shuffle:
             order = shuffled(self.rows, seed=seed, epoch=epoch, purpose="rows")
+            if self.alike is not None:
+                order = self._grouped(order, self.alike, seed=seed, epoch=epoch)
         elif self.rows:
             order = np.argsort(np.minimum.reduceat(samples, self._offsets[:-1]), kind="stable")
         else:
             order = np.zeros(0, dtype=np.int64)
         return EpochPlan(samples, self._offsets, order)
+
+    def _grouped(self, order: Ints, size: int, *, seed: int | str, epoch: int) -> Ints:
+        """The same rows, each `size` of them of similar length: sorted inside of large parts of the shuffled order.
+
+        The first group of an epoch ends where the last update of the epoch before it ends.
+        """
+        begun = -(epoch * self.rows) % size
+        rest, order = order[:begun], order[begun:]
+        part = size * _SORTED_GROUPS
+        parts = [order[at : at + part] for at in range(0, len(order), part)]
+        alike = np.concatenate([one[np.argsort(-self.lengths[one], kind="stable")] for one in parts] or [order])
+        groups = [alike[at : at + size] for at in range(0, len(alike), size)]
+        whole = len(alike) // size
+        walked = shuffled(whole, seed=seed, epoch=epoch, purpose="groups").tolist()
+        return np.concatenate([rest, *(groups[group] for group in walked), *groups[whole:]])
 
     def _assign(self, seed: int | str, epoch: int, shuffle: bool) -> Ints:
         count = len(self.lengths)

@@ -33,6 +33,7 @@ from trivium.data.intake import Intake, Row
 from trivium.data.messages import continued, message_list, parse_inside
 from trivium.data.samples import Sample, TokenSequence
 from trivium.errors import DataError
+from trivium.recipe import ChatSettings
 
 if TYPE_CHECKING:
     from trivium.tokenizers.tokenizer import Tokenizer
@@ -42,7 +43,9 @@ Pair = tuple[Example, Example]
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
-def encode_row(row: Row, *, tokenizer: Tokenizer, shape: str, intake: Intake) -> Sample:
+def encode_row(
+    row: Row, *, tokenizer: Tokenizer, shape: str, intake: Intake, chat: ChatSettings | None = None
+) -> Sample:
     """The two sequences (chosen, rejected) of a row; only the answers are trained.
 
     `shape` is "auto": the shape names of instructions do not apply to preferences.
@@ -61,7 +64,7 @@ def encode_row(row: Row, *, tokenizer: Tokenizer, shape: str, intake: Intake) ->
             value=row.values["chosen"],
             fix="remove the row",
         )
-    encoded = [encode_example(example, tokenizer, where=row.where) for example in pair]
+    encoded = [encode_example(example, tokenizer, where=row.where, chat=chat or ChatSettings()) for example in pair]
     intake.formats[name] += 1
     note_unused(row, (*found.fields, *found.optional), intake)
     for warning in {warning for chat in encoded for warning in chat.warnings}:

@@ -1,7 +1,8 @@
 """Encoded instructions and preferences on the disk, for the next start and for the other ranks.
 
-An artifact of kind "samples": `tokens.bin`, `trained.bin`, `lengths.bin`, `owners.bin` and one `field-<name>.bin` for
-each number (little endian), and `samples.json` with the ids, the account and the data type of the tokens.
+An artifact of kind "samples": `tokens.bin`, `trained.bin`, `lengths.bin`, `owners.bin`, where tokens count differently
+`weights.bin`, and one `field-<name>.bin` for each number (little endian), and `samples.json` with the ids, the account
+and the data type of the tokens.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def collect_on_disk(
         "sources": [fingerprint(source) for source in sources],
         "tokenizer": tokenizer.fingerprint(),
         "settings": settings.model_dump(
-            include={"sequence_length", "truncation", "on_error", "max_untrained", "pairs", "similar"}
+            include={"sequence_length", "truncation", "on_error", "max_untrained", "pairs", "chat", "similar"}
         ),
     }
     target = cache / f"samples-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]}"
@@ -59,12 +60,14 @@ def _save(folder: Path, found: Collected) -> None:
         "trained": found.trained,
         "lengths": found.lengths.astype("<i8"),
         "owners": found.owners.astype("<i8"),
+        **({} if found.weights is None else {"weights": found.weights.astype("<f4")}),
         **{f"field-{name}": values.astype("<f4") for name, values in found.fields.items()},
     }
     for name, values in arrays.items():
         write_file(folder / f"{name}.bin", values.tobytes())
     facts = {
         "dtype": found.tokens.dtype.str,
+        "weighted": found.weights is not None,
         "fields": list(found.fields),
         "ends": list(found.ends),
         "account": found.account,
@@ -89,4 +92,5 @@ def _load(folder: Path) -> Collected:
         rows=None,
         ends=facts["ends"],
         account=facts["account"],
+        weights=read("weights", "<f4") if facts["weighted"] else None,
     )

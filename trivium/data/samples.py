@@ -12,10 +12,12 @@ class TokenSequence:
     """Token ids (with BOS and EOS) and, for each, whether it is learnt as a target.
 
     The first token has nothing before it and is never a target, whatever its flag says.
+    weights: how much each token counts as a target, 0 where it is none; None: all targets count 1.
     """
 
     ids: Sequence[int]
     trained: Sequence[bool]
+    weights: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ class TokenTable:
 
     tokens:  one vector of unsigned integers a shard; may be memory-mapped.
     trained: for each shard which of its tokens are targets, or None where all are.
+    weights: for each shard how much each of its tokens counts as a target; None: each counts 1.
     shard, start: [Q] where a sequence's first token lies.
     length:  [Q] number of the sequence's *inputs*.
     next_token: True: a sequence of n inputs is n + 1 tokens, and each input predicts the next token.
@@ -32,6 +33,7 @@ class TokenTable:
     start: Ints
     length: Ints
     next_token: bool = True
+    weights: Sequence[NDArray[np.float32]] | None = None
 
     def span(self, sequence: int) -> tuple[int, int, int]:
         """(shard, first token, one past the last token) of a sequence, with the token that is only a target."""
@@ -52,12 +54,15 @@ class TokenTable:
             flags[:1] = False
         return flags
 
+    def weights_of(self, sequence: int) -> list[float] | None:
+        """How much each token of a sequence counts as a target; None: each target counts 1."""
+        shard, start, end = self.span(sequence)
+        return None if self.weights is None else self.weights[shard][start:end].tolist()
+
     def gather(self, sequences: Ints) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(inputs, targets) of several sequences, one after the other; IGNORE where nothing is trained."""
-        lengths = self.length[sequences]
-        total = int(lengths.sum())
-        shards = self.shard[sequences]
-        at = np.arange(total) + np.repeat(self.start[sequences] - (np.cumsum(lengths) - lengths), lengths)
+        lengths, shards, at = self._places(sequences)
+        total = len(at)
         if len(sequences) and (shards == shards[0]).all():
             return self._gather_from(int(shards[0]), at)
         inputs, targets = np.empty(total, dtype=np.int64), np.empty(total, dtype=np.int64)
@@ -66,6 +71,23 @@ class TokenTable:
             here = shard_of_token == shard
             inputs[here], targets[here] = self._gather_from(shard, at[here])
         return inputs, targets
+
+    def gather_weights(self, sequences: Ints) -> NDArray[np.float32]:
+        """Weight of the target of each input, in the order of `gather`; 0 where nothing is trained."""
+        assert self.weights is not None
+        lengths, shards, at = self._places(sequences)
+        found = np.empty(len(at), dtype=np.float32)
+        shard_of_token = np.repeat(shards, lengths)
+        for shard in np.unique(shards).tolist():
+            here = shard_of_token == shard
+            found[here] = self.weights[shard][at[here] + 1]
+        return found
+
+    def _places(self, sequences: Ints) -> tuple[Ints, Ints, Ints]:
+        """(length of each sequence, its shard, place of each input in its shard)."""
+        lengths = self.length[sequences]
+        at = np.arange(int(lengths.sum())) + np.repeat(self.start[sequences] - (np.cumsum(lengths) - lengths), lengths)
+        return lengths, self.shard[sequences], at
 
     def _gather_from(self, shard: int, at: Ints) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(inputs, targets) at these places of one shard."""

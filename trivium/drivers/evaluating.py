@@ -63,6 +63,7 @@ def evaluate_folder(
     threads: int | None = None,
     seed: int = 0,
     rows: int | None = None,
+    base: Path | None = None,
 ) -> Evaluated:
     """Measures a run's final model, or any model folder, on a data file.
 
@@ -72,10 +73,11 @@ def evaluate_folder(
     output:    where the results are written; default: `eval/<name>` in the run, nowhere for a model folder.
     calibrate: a new model folder, the same but for the temperature and thresholds that fit this data.
     rows:      of a model that writes text, which is slow: how many, drawn by the seed.
+    base:      of adapters, where their base lies; default: where they say.
     """
     run = place if (place / "final" / "config.json").is_file() else None
     folder = place / "final" if run else place
-    shape = read_config(folder)
+    shape = read_config(folder, base=base)
     writes = shape.head == "language" and shape.kind != "encoder"
     if shape.head not in KINDS and not writes:
         raise ModelError(
@@ -85,7 +87,7 @@ def evaluate_folder(
             fix="train one: trivium train recipes/classification.yaml (or ner, question_answering, seq2seq)",
         )
     settings = data_settings(run, data, overrides, length=shape.max_positions)
-    model = load(folder, device=device, threads=threads)
+    model = load(folder, device=device, threads=threads, base=base)
     if writes:
         found = evaluate_pairs(model, settings.train, settings, seed=seed, rows=rows)
     elif rows is not None:

@@ -73,6 +73,7 @@ def plan_recipe(resolved: ResolvedRecipe, description: MachineDescription, *, de
         recipe,
         steps=steps,
         machine=description.machine(),
+        trainable=trainable(resolved, config),
         frozen_roles=frozen_models(resolved, config),
         ranks=ranks,
     )
@@ -136,6 +137,17 @@ def count_ranks(resolved: ResolvedRecipe, description: MachineDescription, devic
             )
         return 1
     return devices or description.devices
+
+
+def trainable(resolved: ResolvedRecipe, config: ModelConfig) -> int | None:
+    """Parameters that train, None for all of them; only transforms need torch to be counted."""
+    if not resolved.transforms:
+        return None
+    from trivium.drivers.session import count_trainable
+    from trivium.tokenizers.tokenizer import Tokenizer
+
+    recipe = resolved.recipe
+    return count_trainable(resolved, config, Tokenizer.load(recipe.tokenizer or recipe.model.path or ""))[0]
 
 
 def count_steps(resolved: ResolvedRecipe) -> int:

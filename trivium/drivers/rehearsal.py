@@ -14,6 +14,7 @@ from trivium.data.batch import IGNORE, Batch, make_batch
 from trivium.data.labelled import LabelledDataset
 from trivium.drivers.forecasting import describe, session_forecast
 from trivium.errors import ConfigError, DataError
+from trivium.lazy import torch
 from trivium.optim.groups import describe_groups
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def preflight(session: Session) -> list[Check]:
             *check_template(session),
             check_learning(session, rows_batch(samples)),
         ]
+    if session.trainer.method.data_kind == "instructions":
+        show_first_row(session)
     for check in checks:
         print(f"{'ok  ' if check.good else 'FAIL'} {check.name}: {check.seen}")
     failed = [check for check in checks if not check.good]
@@ -118,6 +121,16 @@ def preflight(session: Session) -> list[Check]:
             fix="look at the rows with `trivium data inspect RECIPE`",
         )
     return checks
+
+
+def show_first_row(session: Session) -> None:
+    """The first row as text, with what is trained of it coloured."""
+    from rich.console import Console
+
+    from trivium.data.inspect import inspect_rows, print_text
+
+    rows = inspect_rows(session.train_data, session.tokenizer, count=1)
+    print_text(rows, Console(), tokenizer=session.tokenizer)
 
 
 def check_masks(samples: list[Sample]) -> Check:
@@ -193,9 +206,11 @@ def made_batch(session: Session) -> Batch:
 def rows_batch(samples: list[Sample]) -> Batch:
     """The samples in one micro-batch, cut to MOST_TOKENS (preferences stay in pairs)."""
     sequences = [sequence for sample in samples for sequence in sample.sequences]
+    weights = [weight for sequence in sequences for weight in (sequence.weights or ())[1:MOST_TOKENS]]
     batch = make_batch(
         [list(sequence.ids[:MOST_TOKENS]) for sequence in sequences],
         [list(sequence.trained[:MOST_TOKENS]) for sequence in sequences],
+        fields={"weights": torch.tensor(weights, dtype=torch.float32)} if weights else None,
         sample_ids=[sample.id for sample in samples],
     )
     if not int((batch.targets != IGNORE).sum()):

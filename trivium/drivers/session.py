@@ -38,7 +38,7 @@ from trivium.models.huggingface import HEAD_FIELDS
 from trivium.models.quantized import share_quantized
 from trivium.models.transform import Transform, apply_transforms, lr_factors
 from trivium.models.transformer import Transformer
-from trivium.recipe import Recipe, Source
+from trivium.recipe import Recipe, SamplePrompt, Source
 from trivium.threads import use_threads
 from trivium.tokenizers.tokenizer import Tokenizer
 
@@ -391,6 +391,7 @@ def make_loader(recipe: Recipe, method: Method, dataset: Dataset, processes: Pro
         example=method.example,
         margin=method.margin(dataset.tokenizer),
         curriculum=recipe.data.curriculum,
+        alike=recipe.data.group_by_length,
     )
 
 
@@ -453,8 +454,9 @@ def compiler_found() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
 
 
-def continue_prompts(method: Method, prompts: list[str], tokens: int) -> list[str]:
-    """Greedy continuations by the policy, of an encoder-decoder its answers; of dialogue, a prompt is a question."""
+def continue_prompts(method: Method, prompts: list[SamplePrompt], tokens: int) -> list[str]:
+    """Greedy continuations by the policy, of an encoder-decoder its answers; of dialogue, text is a question."""
+    from trivium.data.messages import with_system
     from trivium.data.sides import source_ids
     from trivium.inference.engine import generate_ids
     from trivium.inference.request import Sampling
@@ -463,11 +465,20 @@ def continue_prompts(method: Method, prompts: list[str], tokens: int) -> list[st
     if context.recipe.engine.name == "pipeline":  # no rank has the whole model
         return []
     tokenizer = context.tokenizer
-    dialogue = method.data_kind in ("instructions", "preferences") and bool(tokenizer.files.templates)
-    ids = [tokenizer.encode_prompt([{"role": "user", "content": prompt}] if dialogue else prompt) for prompt in prompts]
     policy = context.roles["policy"]
     if policy.module.config.kind == "encoder_decoder":
-        ids = [source_ids(tokenizer, prompt) for prompt in prompts]
+        ids = [source_ids(tokenizer, prompt) for prompt in prompts if isinstance(prompt, str)]
+    else:
+        dialogue = method.data_kind in ("instructions", "preferences") and bool(tokenizer.files.templates)
+        asked = [
+            [{"role": "user", "content": prompt}] if dialogue and isinstance(prompt, str) else prompt
+            for prompt in prompts
+        ]
+        system = context.recipe.data.chat.system
+        ids = [
+            tokenizer.encode_prompt(prompt if isinstance(prompt, str) else with_system(prompt, system))
+            for prompt in asked
+        ]
     with policy.eager():
         completions = generate_ids(
             policy.module,

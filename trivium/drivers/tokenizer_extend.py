@@ -15,6 +15,7 @@ from trivium.artifacts.record import parent_of
 from trivium.artifacts.writer import check_target, write_artifact
 from trivium.data.intake import Intake
 from trivium.data.reading import read_documents
+from trivium.errors import ModelError
 from trivium.lazy import torch
 from trivium.recipe import Source
 from trivium.tokenizers.extend import extend_tokenizer
@@ -44,8 +45,15 @@ def extend_folder(
 
     tokens, special, whole_words, count, min_count: as in `extend_tokenizer`; sources are the documents to learn from.
     """
+    from trivium.models.adapter_folder import is_adapter
     from trivium.models.folder import CONFIG, load_model, save_model
 
+    if is_adapter(folder):
+        raise ModelError(
+            "an adapter has no vocabulary of its own, and belongs to a base with the vocabulary it has",
+            where=folder,
+            fix="extend the base before training, or merge first: trivium export FOLDER --merge --output MODEL",
+        )
     kind = "model" if (folder / CONFIG).is_file() else "tokenizer"
     check_target(output, kind=kind, replace=replace)
     old = Tokenizer.load(folder)

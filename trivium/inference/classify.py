@@ -17,6 +17,7 @@ from trivium.data.tagging import cut_words
 from trivium.errors import ModelError, TriviumError
 from trivium.inference.engine import evaluating
 from trivium.losses.labels import full_precision, with_segments
+from trivium.models.heads import pooled_tokens
 
 if TYPE_CHECKING:
     from trivium.inference.model import LanguageModel
@@ -84,11 +85,13 @@ def head_scores(module: Transformer, sequences: Sequence[tuple[Sequence[int], in
         batch = _batch([sequences[number] for number in numbers])
         batch = with_segments(batch.to(next(module.parameters()).device), module.config.token_types)
         more = {"token_types": batch.fields["token_types"]} if "token_types" in batch.fields else {}
+        read = pooled_tokens(batch.layout, module.config.pooling, batch.input_ids.device) if whole else None
         with torch.no_grad(), evaluating(module):
             scores = module(
                 batch.input_ids,
                 batch.layout,
                 then=lambda hidden, head, layout=batch.layout: head(hidden, layout),
+                wanted=read,
                 **more,
             )
         values = full_precision(scores).double().cpu().numpy()

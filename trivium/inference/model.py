@@ -529,27 +529,36 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "auto",
     threads: int | None = None,
+    base: str | Path | None = None,
 ) -> LanguageModel:
-    """The model, tokenizer and generation defaults of a model folder in the Hugging Face layout.
+    """The model, tokenizer and generation defaults of a model folder, or of a folder of adapters and their base.
 
     dtype:   of the weights, as `torch.bfloat16` or "bfloat16"; default: as they are stored.
     device:  "auto" takes a GPU if there is one.
     threads: CPU threads of the whole process; default: unchanged.
+    base:    of adapters, where their base lies; default: where they say.
 
     Raises ModelError or TokenizerError naming the file that is missing or wrong.
     """
     if threads is not None:
         check_number("threads", threads, at_least=1, whole=True, fix="use a whole number from 1 up")
         use_threads(threads)
-    module = load_model(folder, dtype=_dtype(dtype), device=_device(device)).eval()
+    module = load_model(folder, dtype=_dtype(dtype), device=_device(device), base=base).eval()
     path = Path(folder)
     decisions = read_decisions(path, module.config.labels)
     sentences = read_sentences(path)
     if sentences is not None:
         sentences = sentences.to(next(module.parameters()))
+    # A folder that PEFT wrote has adapters only, and how to generate is known to the base.
+    under = path if module.base is None else Path(module.base.path)
     return LanguageModel(
-        module, Tokenizer.load(folder), defaults=read_defaults(path), decisions=decisions, sentences=sentences
+        module, tokenizer_of(path, under), defaults=read_defaults(under), decisions=decisions, sentences=sentences
     )
+
+
+def tokenizer_of(folder: Path, base: Path) -> Tokenizer:
+    """The tokenizer of a folder, or of its base where it has none."""
+    return Tokenizer.load(folder if (folder / "tokenizer.json").is_file() else base)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -33,6 +33,8 @@ def token_loss(
     *,
     weights: Tensor | None = None,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    measures: Tensor | None = None,
 ) -> Tensor:
     """Sum over trained positions of -log p(target), each times its weight; a scalar in float32 (or float64).
 
@@ -41,6 +43,10 @@ def token_loss(
     targets: [T] int64, IGNORE where nothing is trained. weights: [T] constants (no gradient flows into them).
     label_smoothing: share e of the target that is spread over the vocabulary: -(1 - e) log p(target) - e mean(log p)
              (Szegedy et al. 2016, arXiv:1512.00567, as in torch's cross-entropy).
+    z_loss:   factor of the square of log(sum of exp of the logits), which keeps logits from drifting (Chowdhery et al.
+              2022, arXiv:2204.02311); weighted as the rest.
+    measures: [3] sums over the trained positions are added to it, without their weights: -log p(target), whether the
+              target is the likeliest token, and the entropy of the prediction in nats.
 
     The gradient is computed together with the value, in one pass over the logits, and only scaled in the backward
     pass. With nothing trained the result is 0, still attached to the graph.
@@ -52,7 +58,7 @@ def token_loss(
     matrix, bias = _matrix(head)
     wanted = torch.is_grad_enabled()
     need = tuple(wanted and x is not None and x.requires_grad for x in (hidden, matrix, bias))
-    shape = getattr(head, "softcap", None), label_smoothing
+    shape = getattr(head, "softcap", None), label_smoothing, z_loss, measures
     loss: Tensor = _TokenLoss.apply(hidden, matrix, bias, targets, weights, need, *shape)  # type: ignore[no-untyped-call]
     return loss
 
@@ -102,14 +108,23 @@ def trained_chunks(targets: Tensor, vocabulary: int) -> Iterator[Tensor]:
 
 def _log_softmax(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None
-) -> tuple[Tensor, Tensor | None]:
-    """([N, V] log-probabilities in float32 at least, derivative of the bounded logits or None without a bound)."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """([N, V] log-probabilities in float32 at least, [N, 1] what was subtracted from the logits for them, derivative of
+    the bounded logits or None without a bound)."""
     logits = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
     slope = None
     if softcap is not None:
         bounded = torch.tanh(logits / softcap)
         logits, slope = bounded * softcap, 1 - bounded.square()
-    return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)), slope
+    logp = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return logp, logits[:, :1] - logp[:, :1], slope
+
+
+def _measure(measures: Tensor, logp: Tensor, picked: Tensor) -> None:
+    """Adds the sums of a chunk; see `token_loss`."""
+    measures[0] -= picked.sum()
+    measures[1] += (picked >= logp.amax(dim=1, keepdim=True)).sum()
+    measures[2] -= torch.dot(logp.exp().flatten(), logp.flatten())
 
 
 class _Gradients:
@@ -150,6 +165,8 @@ class _TokenLoss(torch.autograd.Function):
         need: tuple[bool, ...],
         softcap: float | None,
         smoothing: float,
+        z_loss: float,
+        measures: Tensor | None,
     ) -> Tensor:
         dtype = _compute_dtype(hidden)
         gradients = _Gradients(hidden, weight, bias, need)
@@ -158,14 +175,19 @@ class _TokenLoss(torch.autograd.Function):
             matrix = weight.to(dtype)
             for at in trained_chunks(targets, weight.shape[0]):
                 inputs, goal = hidden[at].to(dtype), targets[at].unsqueeze(1)
-                logp, bounded = _log_softmax(inputs, matrix, bias, softcap)
+                logp, logsum, bounded = _log_softmax(inputs, matrix, bias, softcap)
                 scale = None if weights is None else weights[at].to(logp.dtype).unsqueeze(1)
                 picked = logp.gather(1, goal)
+                if measures is not None:
+                    _measure(measures, logp, picked)
                 if smoothing:
                     picked = picked * (1 - smoothing) + logp.mean(1, keepdim=True) * smoothing
+                if z_loss:
+                    picked = picked - z_loss * logsum.square()
                 loss -= (picked if scale is None else picked * scale).sum()
                 if any(need):
-                    slope = logp.exp_().scatter_add_(1, goal, logp.new_full(goal.shape, smoothing - 1.0))
+                    slope = logp.exp_() if not z_loss else logp.exp_().mul_(1 + 2 * z_loss * logsum)
+                    slope.scatter_add_(1, goal, logp.new_full(goal.shape, smoothing - 1.0))
                     if smoothing:
                         slope -= smoothing / slope.shape[1]
                     slope = slope if bounded is None else slope.mul_(bounded)
@@ -181,7 +203,7 @@ class _TokenLoss(torch.autograd.Function):
             None if gradient is None else (gradient * scale).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return (*scaled, None, None, None, None, None)
+        return (*scaled, *[None] * 7)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -197,7 +219,7 @@ class _TokenLogprobs(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(ctx.dtype)
             for at in trained_chunks(targets, weight.shape[0]):
-                logp, _ = _log_softmax(hidden[at].to(ctx.dtype), matrix, bias, softcap)
+                logp, _, _ = _log_softmax(hidden[at].to(ctx.dtype), matrix, bias, softcap)
                 result[at] = logp.gather(1, targets[at].unsqueeze(1)).squeeze(1)
         return result
 
@@ -209,7 +231,7 @@ class _TokenLogprobs(torch.autograd.Function):
         matrix = weight.to(ctx.dtype)
         for at in trained_chunks(targets, weight.shape[0]):
             inputs, goal = hidden[at].to(ctx.dtype), targets[at].unsqueeze(1)
-            logp, bounded = _log_softmax(inputs, matrix, bias, ctx.softcap)
+            logp, _, bounded = _log_softmax(inputs, matrix, bias, ctx.softcap)
             slope = logp.exp_().neg_()
             slope.scatter_add_(1, goal, torch.ones_like(goal, dtype=slope.dtype))
             slope = slope if bounded is None else slope.mul_(bounded)

@@ -91,7 +91,10 @@ class Classification(Method):
 
     def loss(self, batch: Batch) -> Terms:
         """The loss of the problem, with accuracy or absolute error beside it."""
-        scores = self.policy(batch, lambda hidden, head: head(hidden, batch.layout))
+        from trivium.models.heads import pooled_tokens
+
+        read = pooled_tokens(batch.layout, self.policy.module.config.pooling, batch.input_ids.device)
+        scores = self.policy(batch, lambda hidden, head: head(hidden, batch.layout), only=read)
         scores = full_precision(scores)[: len(batch.sample_ids)]
         target = batch.fields["label"][: len(scores)]
         if self.problem == "single_label":

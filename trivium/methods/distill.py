@@ -38,6 +38,7 @@ class Distillation(Method):
         """Share of the teacher's term; the rest is the ordinary loss."""
 
     config: Config
+    model_kinds = ("decoder",)
 
     def roles(self) -> dict[str, Role]:
         """The student and its frozen teacher."""

@@ -41,6 +41,7 @@ class FreeLB(Method):
         """Norm of the random noise of the first pass."""
 
     config: Config
+    model_kinds = ("decoder",)
 
     def loss(self, batch: Batch) -> Terms:
         """The loss without noise, for validation."""

@@ -58,14 +58,14 @@ def check_tensors(
     """
     known = {_bare(name) for name in adapter.tensors(model, model.state_dict())}
     table = expand(keys_of(model.config), model.config, [name for name, _ in model.named_parameters()])
-    known |= {PEFT_PREFIX + key.file for key in table}
+    known |= {adapter.peft_prefix + key.file for key in table}
     file = family(model.config.family)
     if other_head:
-        known |= {PEFT_PREFIX + key.file for head in file.HEADS.values() for key in head.keys}
+        known |= {adapter.peft_prefix + key.file for head in file.HEADS.values() for key in head.keys}
     unknown = sorted(
         name
         for name in tensors
-        if _bare(name) not in known and not is_ignored(_bare(name).removeprefix(PEFT_PREFIX), file)
+        if _bare(name) not in known and not is_ignored(_bare(name).removeprefix(adapter.peft_prefix), file)
     )
     if unknown:
         raise ModelError(

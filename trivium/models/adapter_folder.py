@@ -49,6 +49,7 @@ from trivium.models.folder import (
     read_config,
     read_json,
     unstacked,
+    with_head,
     write_json,
     write_model_config,
 )
@@ -214,8 +215,7 @@ def load_adapters(
             fix="merge that adapter into its base first: trivium export FOLDER --merge --output BASE",
         )
     if wanted is None:
-        task = {task: head for (head, _), task in _TASKS.items()}.get(str(stored[0].settings.get("task_type")))
-        wanted = head_of_labels(task, stored[0].tensors(), read_config(found))
+        wanted = _head_of_labels(stored[0], read_config(found))
     model = load_model(found, dtype=dtype, device=device, head=wanted, seed=seed)
     model.base = base_of(found)
     own = read_json(path / OWN) if (path / OWN).is_file() else {}
@@ -390,7 +390,15 @@ def read_adapter_config(folder: Path, base: Path | str | None = None) -> ModelCo
     """The shape of the model that a folder of adapters makes."""
     if (folder / CONFIG).is_file():
         return config_of(folder, read_json(folder / CONFIG))
-    return read_config(find_base(folder, base))
+    config = read_config(find_base(folder, base))
+    head = _head_of_labels(next(stored_adapters(folder)), config)
+    return config if head is None else with_head(config, head)
+
+
+def _head_of_labels(entry: Stored, config: ModelConfig) -> dict[str, Any] | None:
+    """The head that an adapter of PEFT brings along for its base, whose shape is `config`."""
+    task = {task: head for (head, _), task in _TASKS.items()}.get(str(entry.settings.get("task_type")))
+    return head_of_labels(task, entry.tensors(), config)
 
 
 def _task(config: ModelConfig) -> str | None:

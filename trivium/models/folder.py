@@ -53,12 +53,12 @@ TRANSFORMERS = "5.0.0"
 Source = Callable[[], "Tensor"]
 
 
-def read_config(folder: Path | str) -> ModelConfig:
+def read_config(folder: Path | str, *, base: Path | str | None = None) -> ModelConfig:
     """The shape of the model in `folder`, or of a base and the adapters there. ModelError if this package has none."""
     from trivium.models.adapter_folder import is_adapter, read_adapter_config
 
     if is_adapter(folder):
-        return read_adapter_config(Path(folder))
+        return read_adapter_config(Path(folder), base)
     return config_of(Path(folder), read_json(Path(folder) / CONFIG))
 
 

@@ -145,12 +145,20 @@ class NoHead(nn.Module):
         return hidden
 
 
+def pooled_tokens(layout: Layout, pooling: str, device: Any = None) -> Tensor | None:
+    """[S] the token of each sequence that stands for it, where it is a single one; None for means and maxima."""
+    if pooling not in ("first", "last"):
+        return None
+    at = [start if pooling == "first" else end - 1 for start, end in layout.spans()]
+    return torch.tensor(at, device=device)
+
+
 def pool(hidden: Tensor, layout: Layout, pooling: str) -> Tensor:
     """[T, D] -> [S, D]: the first or last hidden state of each sequence, or their mean or maximum."""
     device = hidden.device
-    if pooling in ("first", "last"):
-        at = [start if pooling == "first" else end - 1 for start, end in layout.spans()]
-        return hidden[torch.tensor(at, device=device)]
+    at = pooled_tokens(layout, pooling, device)
+    if at is not None:
+        return hidden[at]
     owners = layout.sequence_ids(device)
     empty = hidden.new_zeros(layout.sequences, hidden.shape[1])
     if pooling == "max":

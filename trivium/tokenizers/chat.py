@@ -3,7 +3,8 @@
 The template renders the whole conversation to one string, the tokenizer encodes that string in one go, and the mask
 comes from character positions in it. So the ids of training are the ids of serving, whatever the mask is. Where the
 assistant's parts lie is known from the template's own `{% generation %}` marks, or, without them, from rendering the
-conversation up to each answer and up to its end (which must be prefixes of the whole).
+conversation up to each answer and up to its end (which must be prefixes of the whole). A template that writes an
+answer differently once others follow (as those that take reasoning out of the past) is refused with both texts.
 
 Messages are data: `<|eos|>` in what a user wrote never becomes the token. The places in messages that spell a special
 token are wrapped in guards, long random words, before the template runs. What still looks like a special token in
@@ -14,11 +15,13 @@ Added tokens that are not special (`<think>` in some vocabularies) are ordinary 
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, Any]
 """`role` and `content`, as in the OpenAI format; `tool_calls`, `reasoning_content` and more if the template reads it.
-On a message of the assistant, `train: false` leaves it out of the loss."""
+On a message of the assistant, `train: false` leaves it out of the loss, and `weight` says how much its tokens count."""
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 """The roles there are. A free choice would let data spell the markers that templates build from roles."""
@@ -45,6 +48,7 @@ class EncodedChat:
 
     ids:      n token ids.
     trained:  n flags: the token is a target of the loss.
+    weights:  n numbers: how much each counts, 0 where it is not trained; None: all that are trained count 1.
     warnings: what makes the result differ from what one would expect; each sentence is the same for all
               conversations it concerns.
     """
@@ -52,6 +56,7 @@ class EncodedChat:
     ids: list[int]
     trained: list[bool]
     warnings: tuple[str, ...] = ()
+    weights: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class ChatTemplate:
         self._roles = dict(roles)
         self._special = dict(special)
         secret = secrets.token_hex(16)
+        self._word = f"zq{secret}w"
         self._marks = (f"zq{secret}mo", f"zq{secret}mc")
         self._guards = (f"zq{secret}go", f"zq{secret}gc")
         longest = "|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)"
@@ -99,6 +105,7 @@ class ChatTemplate:
             raise self._forbidden(error, None) from None
         self.special_ids = frozenset(special.values())
         self.marked = "generation" in {name for name in re.findall(r"{%[-+]?\s*(\w+)", source)}
+        self.shows_tools = re.search(r"\btools\b", source) is not None
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, *, tools: bool = False) -> ChatTemplate:
@@ -155,6 +162,21 @@ class ChatTemplate:
         common = next(differing, min(len(part), len(whole)))
         ends = [match.end() for match in self._written.finditer(part, start) if match.end() <= common]
         return ends[-1] if ends and not self._written.sub("", part[ends[-1] :]).strip() else None
+
+    def says_nothing(self, text: str) -> bool:
+        """Whether there is nothing in `text` but special tokens."""
+        return not self._written.sub("", text).strip()
+
+    def begin_of_content(
+        self, messages: Sequence[Message], index: int, *, tools: Sequence[Message] | None, text: str
+    ) -> int | None:
+        """Where the content of message `index` begins in `text`, the conversation up to it; None if it is not there."""
+        other = {**messages[index], "content": self._word}
+        probe = self.render([*messages[:index], other], tools=tools).text
+        before, found, after = probe.partition(self._word)
+        inside = text[len(before) : len(text) - len(after)]
+        same = text.startswith(before) and text.endswith(after)
+        return len(before) if found and same and not self.says_nothing(inside) else None
 
     def _run(self, variables: Mapping[str, Any], *, marks: tuple[str, str] | None) -> str:
         try:
@@ -246,23 +268,49 @@ def encode_generation_prompt(
 
 
 def encode_chat(
-    tokenizer: Tokenizer, messages: Sequence[Message], *, tools: Sequence[Message] | None = None
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Message] | None = None,
+    train_on: str | Sequence[str] = "all",
+    prompt_weight: float = 0.0,
 ) -> EncodedChat:
-    """Ids of a whole conversation and which of them are trained; see the module's docstring."""
+    """Ids of a whole conversation and which of them are trained; see the module's docstring.
+
+    train_on:      `all` answers, `last` (what the assistant says after the last message of the user), or the roles
+                   whose messages are trained. `train: true` and `train: false` of a message go first.
+    prompt_weight: weight of the tokens that are not trained otherwise, but of those with `train: false`.
+    """
     _check(messages)
     template = tokenizer.chat_template_for(tools)
+    if tools and not template.shows_tools:
+        raise TokenizerError(
+            "the chat template does not show tools to the model",
+            where=template.where,
+            fix='remove "tools" from the conversation, or use a template that writes them',
+        )
     rendered = template.render(messages, tools=tools, marks=template.marked)
-    find = _marked_spans if template.marked else _prefix_spans
-    spans = find(template, messages, rendered, tools)
+    chosen = list(_chosen(messages, train_on))
+    spans = _spans(template, messages, rendered, tools, chosen, left_out=prompt_weight > 0)
     ids, offsets = _ids_and_offsets(tokenizer, rendered)
-    characters = bytearray(len(rendered.text))
-    for start, end in spans:
-        characters[start:end] = b"\1" * (end - start)
-    trained = [characters.find(1, start, end) >= 0 for start, end in offsets]
+    values = sorted({weight for _, _, weight in spans})
+    characters = bytearray(len(rendered.text))  # 0, or 1 + the place of the weight in `values`
+    for start, end, weight in spans:
+        characters[start:end] = bytes([1 + values.index(weight)]) * (end - start)
+    codes = [max(characters[start:end], default=0) for start, end in offsets]
+    said = [code > 0 for code in codes]
     ends = {place for place, token in enumerate(ids) if token in template.special_ids}
     if not template.marked:
-        _leave_out_space_after_end(rendered.text, offsets, trained, ends)
-    return _with_end(tokenizer, messages, EncodedChat(ids, trained), ends)
+        _leave_out_space_after_end(rendered.text, offsets, said, ends)
+    trained = [flag and values[code - 1] > 0 for flag, code in zip(said, codes, strict=True)]
+    last = chosen[-1][1] if chosen and chosen[-1][0] == len(messages) - 1 else 0.0
+    answered = last if messages[-1]["role"] == "assistant" else 0.0
+    chat = _with_end(tokenizer, EncodedChat(ids, trained), ends) if answered else EncodedChat(ids, trained)
+    if not prompt_weight and set(values) <= {0.0, 1.0}:
+        return chat
+    whole = [values[code - 1] if flag else prompt_weight for flag, code in zip(said, codes, strict=True)]
+    whole += [answered] * (len(chat.ids) - len(whole))
+    return EncodedChat(chat.ids, [weight > 0 for weight in whole], chat.warnings, whole)
 
 
 def _check(messages: Sequence[Message]) -> None:
@@ -288,6 +336,14 @@ def _check(messages: Sequence[Message]) -> None:
                 value=train,
                 fix="leave it out: what the assistant says is trained, and nothing else",
             )
+        weight = message.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+            raise TokenizerError(
+                "the weight of a message is a number from 0 on",
+                where=where,
+                value=weight,
+                fix="leave it out, or write 0 for an answer that is not trained, 0.5 for one that counts half",
+            )
 
 
 def _ids_and_offsets(tokenizer: Tokenizer, rendered: Rendered) -> tuple[list[int], list[tuple[int, int]]]:
@@ -305,62 +361,147 @@ def _ids_and_offsets(tokenizer: Tokenizer, rendered: Rendered) -> tuple[list[int
     return ids, offsets
 
 
-def _trained_messages(messages: Sequence[Message]) -> Iterator[tuple[int, bool]]:
-    """(index, trained) of each message of the assistant."""
+def _chosen(messages: Sequence[Message], train_on: str | Sequence[str]) -> Iterator[tuple[int, float]]:
+    """(index, weight) of each message of the roles that are trained; weight 0: it is left out."""
+    roles = ("assistant",) if isinstance(train_on, str) else train_on
+    asked = max((index for index, message in enumerate(messages) if message["role"] == "user"), default=0)
     for index, message in enumerate(messages):
-        if message["role"] == "assistant":
-            yield index, message.get("train") is not False
+        if message["role"] in roles:
+            train = message.get("train")
+            kept = (train_on != "last" or index > asked) if train is None else train
+            yield index, float(message.get("weight", 1.0)) if kept else 0.0
+
+
+Span = tuple[int, int, float]
+"""[start, end) characters of what is trained, and its weight."""
+
+
+def _spans(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    rendered: Rendered,
+    tools: Sequence[Message] | None,
+    chosen: Sequence[tuple[int, float]],
+    *,
+    left_out: bool,
+) -> list[Span]:
+    """What is trained, and with `left_out` also where the messages with weight 0 are."""
+    answers = [(index, weight) for index, weight in chosen if messages[index]["role"] == "assistant"]
+    others = [(index, weight) for index, weight in chosen if messages[index]["role"] != "assistant"]
+    spans: list[Span] = []
+    if template.marked:
+        spans += _marked_spans(template, messages, rendered, tools, answers)
+    else:
+        for index, weight in answers:
+            if weight or left_out:
+                spans.append((*_prefix_span(template, messages, rendered, tools, index), weight))
+    for index, weight in others:
+        if weight or left_out:
+            spans.append((*_content_span(template, messages, rendered, tools, index), weight))
+    return spans
 
 
 def _marked_spans(
-    template: ChatTemplate, messages: Sequence[Message], rendered: Rendered, tools: Sequence[Message] | None
-) -> list[tuple[int, int]]:
-    """The template's own marks, one for each message of the assistant."""
-    answers = list(_trained_messages(messages))
-    if all(wanted for _, wanted in answers):
-        return rendered.spans
-    if len(answers) != len(rendered.spans):
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    rendered: Rendered,
+    tools: Sequence[Message] | None,
+    answers: Sequence[tuple[int, float]],
+) -> list[Span]:
+    """The template's own marks, each with the weight of the message it is in."""
+    weights = {weight for _, weight in answers}
+    if not answers:
+        return []
+    if len(weights) == 1:
+        (weight,) = weights
+        return [(*span, weight) for span in rendered.spans]
+    if len(answers) == len(rendered.spans):
+        return [(*span, weight) for span, (_, weight) in zip(rendered.spans, answers, strict=True)]
+    until = [0]  # how many marks there are up to the end of each answer
+    for index, _ in answers:
+        marks = template.render(messages[: index + 1], tools=tools, marks=True).spans
+        until.append(len(marks) if marks == rendered.spans[: len(marks)] else 0)
+    if until[-1] != len(rendered.spans) or any(end <= start for start, end in pairwise(until)):
         raise TokenizerError(
             f"the template marks {len(rendered.spans)} parts for {len(answers)} messages of the assistant, "
             "so it is not certain which part is the one with train: false",
             where=template.where,
             fix="leave out train: false, or use a template with one generation block for each message",
         )
-    return [span for span, (_, wanted) in zip(rendered.spans, answers, strict=True) if wanted]
+    pieces = zip(pairwise(until), answers, strict=True)
+    return [(*span, weight) for (start, end), (_, weight) in pieces for span in rendered.spans[start:end]]
 
 
-def _prefix_spans(
-    template: ChatTemplate, messages: Sequence[Message], rendered: Rendered, tools: Sequence[Message] | None
-) -> list[tuple[int, int]]:
-    """From the end of the generation prompt before each answer to the end of the conversation up to it."""
-    spans = []
-    for index, wanted in _trained_messages(messages):
-        if not wanted:
-            continue
-        if index == 0:
-            raise TokenizerError(
-                "the conversation begins with the assistant, so there is nothing it answers to",
-                where="message 1",
-                value=messages[0].get("content"),
-                fix="begin with a user message, or set train: false on the first message",
-            )
-        before = template.render(messages[:index], tools=tools, generation_prompt=True).text
-        after = template.render(messages[: index + 1], tools=tools).text
-        if not (rendered.text.startswith(before) and after.startswith(before)):
-            problem = "the template's generation prompt is not how it begins this message"
-        elif (end := template.end_of(after, rendered.text, len(before))) is None:
-            problem = "the chat template writes this message differently once others follow"
-        else:
-            spans.append((len(before), end))
-            continue
+def _prefix_span(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    rendered: Rendered,
+    tools: Sequence[Message] | None,
+    index: int,
+) -> tuple[int, int]:
+    """From the end of the generation prompt before an answer to the end of the conversation up to it."""
+    message = messages[index]
+    if index == 0:
         raise TokenizerError(
-            f"{problem}, so training would not match serving",
-            where=f"{template.where}, message {index + 1}",
-            value=messages[index].get("content"),
-            fix="mark the assistant's parts in the template with {% generation %}, or set train: false on all "
-            "answers but the last",
+            "the conversation begins with the assistant, so there is nothing it answers to",
+            where="message 1",
+            value=message.get("content"),
+            fix="begin with a user message, or set train: false on the first message",
         )
-    return spans
+    before = template.render(messages[:index], tools=tools, generation_prompt=True).text
+    after = template.render(messages[: index + 1], tools=tools).text
+    if not (rendered.text.startswith(before) and after.startswith(before)):
+        other = rendered.text if after.startswith(before) else after
+        raise _differs(
+            template, index, "the template's generation prompt is not how it begins this message", before, other
+        )
+    end = template.end_of(after, rendered.text, len(before))
+    if end is None:
+        problem = "the chat template writes this message differently once others follow"
+        raise _differs(template, index, problem, after, rendered.text)
+    content = message.get("content")
+    said = message.get("tool_calls") or (
+        content if isinstance(content, str) and not template.says_nothing(content) else ""
+    )
+    if said and template.says_nothing(rendered.text[len(before) : end]):
+        raise TokenizerError(
+            "the chat template leaves out what this message says",
+            where=f"{template.where}, message {index + 1}",
+            value=said,
+            fix="use a template that writes such messages (tool calls, parts of content), or remove the row",
+        )
+    return len(before), end
+
+
+def _content_span(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    rendered: Rendered,
+    tools: Sequence[Message] | None,
+    index: int,
+) -> tuple[int, int]:
+    """Of a message that no generation prompt opens: its content and what ends it."""
+    after = template.render(messages[: index + 1], tools=tools).text
+    start = template.begin_of_content(messages, index, tools=tools, text=after)
+    end = None if start is None else template.end_of(after, rendered.text, start)
+    if start is None or end is None:
+        problem = f"it is not certain where the template writes this message of the {messages[index]['role']}"
+        raise _differs(template, index, problem, after, rendered.text)
+    return start, end
+
+
+def _differs(template: ChatTemplate, index: int, problem: str, one: str, other: str) -> TokenizerError:
+    """The refusal of a message that the template writes in two ways, with both."""
+    pairs = zip(one, other, strict=False)
+    place = next((place for place, pair in enumerate(pairs) if pair[0] != pair[1]), min(len(one), len(other)))
+    shown = [text[max(0, place - 20) : place + 40] for text in (one, other)]
+    return TokenizerError(
+        f"{problem}, so training would not match serving",
+        where=f"{template.where}, message {index + 1}",
+        value=f"in serving {shown[0]!r}, in training {shown[1]!r}",
+        fix="train each answer by itself (data.chat.train_on: each) or the last ones (last), or mark the assistant's "
+        "parts in the template with {% generation %}",
+    )
 
 
 def _leave_out_space_after_end(
@@ -378,11 +519,8 @@ def _leave_out_space_after_end(
             trained[end + 1 : place + 1] = [False] * (place - end)
 
 
-def _with_end(tokenizer: Tokenizer, messages: Sequence[Message], chat: EncodedChat, ends: set[int]) -> EncodedChat:
+def _with_end(tokenizer: Tokenizer, chat: EncodedChat, ends: set[int]) -> EncodedChat:
     """See to it that the last answer ends with a trained end token, or say why it does not."""
-    last = messages[-1]
-    if last["role"] != "assistant" or last.get("train") is False:
-        return chat
     if True not in chat.trained:
         return EncodedChat(chat.ids, chat.trained, ("the chat template marks nothing of these messages as generated",))
     place = len(chat.trained) - 1 - chat.trained[::-1].index(True)
@@ -402,7 +540,7 @@ def _with_end(tokenizer: Tokenizer, messages: Sequence[Message], chat: EncodedCh
 
 def _for_template(message: dict[str, Any]) -> dict[str, Any]:
     """The message as transformers shows it to templates: nothing empty, reasoning under all its names."""
-    kept = {key: value for key, value in message.items() if value is not None and key != "train"}
+    kept = {key: value for key, value in message.items() if value is not None and key not in ("train", "weight")}
     reasoning = next((kept[key] for key in _REASONING if key in kept), None)
     return kept if reasoning is None else {"thinking": reasoning, **kept, "reasoning_content": reasoning}
 

@@ -152,12 +152,20 @@ class Tokenizer:
             return self.encode(prompt, bos=self.adds_bos)
         return encode_generation_prompt(self, prompt, tools=tools)
 
-    def encode_chat(self, messages: Sequence[Message], *, tools: Sequence[Message] | None = None) -> EncodedChat:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Message] | None = None,
+        train_on: str | Sequence[str] = "all",
+        prompt_weight: float = 0.0,
+    ) -> EncodedChat:
         """Ids of a whole conversation and, for each, whether it is trained: what the assistant says and its end.
 
-        A message with `train: false` is not trained. TokenizerError names the message that cannot be encoded.
+        A message with `train: false` is not trained; `train_on` and `prompt_weight` as in `trivium.tokenizers.chat`.
+        TokenizerError names the message that cannot be encoded.
         """
-        return encode_chat(self, messages, tools=tools)
+        return encode_chat(self, messages, tools=tools, train_on=train_on, prompt_weight=prompt_weight)
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of `text` with its special tokens parsed, and the [start, end) characters of each."""
