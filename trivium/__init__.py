@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from trivium.lazy import lazy_attributes
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "TriviumError", "compare", "load", "sweep", "train"]
+__all__ = ["__version__", "TriviumError", "compare", "find_lr", "load", "sweep", "train"]
 
 if TYPE_CHECKING:
     from trivium.drivers.compare import compare as compare
+    from trivium.drivers.lr_finder import find_lr as find_lr
     from trivium.drivers.single import train as train
     from trivium.drivers.sweep import sweep as sweep
     from trivium.errors import TriviumError as TriviumError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __getattr__ = lazy_attributes(
     __name__,
     {
+        "find_lr": "trivium.drivers.lr_finder",
         "compare": "trivium.drivers.compare",
         "load": "trivium.inference.model",
         "sweep": "trivium.drivers.sweep",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -341,4 +341,5 @@ def _differences(config: BaseModel, prefix: str, *, skip: Sequence[str] = ()) ->
 def _only_numbers(annotation: Any) -> bool:
     """Whether an annotation accepts numbers but not true and false."""
     parts = get_args(annotation) or (annotation,)
+    parts = tuple(get_args(part)[0] if get_origin(part) is Annotated else part for part in parts)
     return (int in parts or float in parts) and bool not in parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,20 @@ def problems_of(
 
     known: all dotted keys of the whole recipe, for hints about keys in the wrong section.
     """
-    return [_problem(item, model, tree, prefix, known) for item in error.errors(include_url=False)]
+    items: dict[Any, Any] = {}
+    for item in error.errors(include_url=False):
+        # A value that may be of several types has an error for each: the last one that is no fixed word says it.
+        loc = tuple(part for part in item["loc"] if not _is_branch(part))
+        if loc == item["loc"]:
+            items[len(items)] = item
+        elif loc not in items or item["type"] != "literal_error":
+            items[loc] = {**item, "loc": loc}
+    return [_problem(item, model, tree, prefix, known) for item in items.values()]
+
+
+def _is_branch(part: str | int) -> bool:
+    """Whether pydantic added this part of a place to name one of several types."""
+    return isinstance(part, str) and bool(re.fullmatch(r"int|float|constrained-\w+|literal\[.*\]", part))
 
 
 def _problem(item: Any, model: type[StrictModel], tree: Node, prefix: Keys, known: Mapping[str, Any]) -> Problem:
@@ -236,23 +250,27 @@ def submodel(annotation: Any) -> type[StrictModel] | None:
 
 def type_words(field: FieldInfo) -> str:
     """What a field accepts, in words: `a number greater than 0 or null`."""
-    words = _type_words(field.annotation)
+    words = _limited(_type_words(field.annotation), field.metadata)
+    pattern = next((bound.pattern for bound in field.metadata if getattr(bound, "pattern", None)), None)
+    return f"{words} that matches {pattern}" if pattern else words
+
+
+def _limited(words: str, metadata: Iterable[Any]) -> str:
+    """`a number` with its bounds."""
     limits = [
         f"{name} {getattr(bound, attribute)}"
-        for bound in field.metadata
+        for bound in metadata
         for attribute, name in (("gt", "greater than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most"))
         if getattr(bound, attribute, None) is not None
     ]
-    pattern = next((bound.pattern for bound in field.metadata if getattr(bound, "pattern", None)), None)
-    if limits:
-        words = words.replace("number", f"number {' and '.join(limits)}", 1)
-    return f"{words} that matches {pattern}" if pattern else words
+    return words.replace("number", f"number {' and '.join(limits)}", 1) if limits else words
 
 
 def _type_words(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _type_words(arguments[0])
+        bounds = [bound for extra in arguments[1:] for bound in getattr(extra, "metadata", ())]
+        return _limited(_type_words(arguments[0]), bounds)
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in arguments)
     if origin in (Union, types.UnionType):

@@ -307,3 +307,38 @@ def hostile_run(folder: Path) -> Path:
     ]  # fmt: skip
     write_lines(folder / "metrics.jsonl", lines)
     return folder
+
+
+def invented_sweep() -> dict[str, Any]:
+    """What `sweep.json` holds of a search with two goals, trials of every end, and names that try to become code."""
+    rng = random.Random(2)
+    trials = []
+    for number in range(40):
+        lr, deep = 10 ** rng.uniform(-5, -1), rng.choice([1, 2, 4])
+        values: dict[str, Any] = {"train.lr": lr, "model.config.num_layers": deep, "method.name": rng.choice(XSS[:2])}
+        loss = 3 + (math.log10(lr) + 3) ** 2 / 4 + rng.random() / deep
+        state = "failed" if lr > 0.05 else "pruned" if loss > 4 else "complete"
+        goals = [loss, 1e5 * deep] if state == "complete" else []
+        reason = XSS[number % len(XSS)] if state == "failed" else ""
+        seen = [[step, loss + 1 / step] for step in range(1, 5)]
+        trials.append({"number": number, "state": state, "values": values, "goals": goals, "spread": 0.01, "seen": seen,
+                       "measures": {}, "seconds": 60 * rng.random(), "reason": reason})  # fmt: skip
+    complete = [row for row in trials if row["goals"]]
+    front = [
+        a
+        for a in complete
+        if not any(b["goals"][0] < a["goals"][0] and b["goals"][1] <= a["goals"][1] for b in complete)
+    ]
+    layers = "model.config.num_layers"
+    return {
+        "name": "invented", "wanted": 50, "goals": ["validation.loss", "parameters.trained"],
+        "maximize": [False, False],
+        "settings": {"seeds": 2, "sampler": {"name": "tpe"}}, "seconds": 5e3,
+        "trials": trials,
+        "best": min(complete, key=lambda row: row["goals"][0]), "front": [row["number"] for row in front],
+        "space": {"train.lr": {"low": 1e-5, "high": 1e-1, "log": True}, layers: {"choices": [1, 2, 4]},
+                  "method.name": {"choices": XSS[:2]}},
+        "own": {"train.lr": 1e-3, "model.config.num_layers": 2, "method.name": "clm"},
+        "runs": {str(row["number"]): [f"{row['number']:04d}-seed{seed}" for seed in (0, 1)] for row in trials},
+        "importance": {"how": "fANOVA (Hutter et al. 2014)", "shares": {"train.lr": 0.9, layers: 0.1}},
+    }  # fmt: skip

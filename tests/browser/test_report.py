@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.browser.invented_runs import XSS, age, hostile_run, invented_run
+from tests.browser.invented_runs import XSS, age, hostile_run, invented_run, invented_sweep
 from trivium.report import Bar, Bars, Comparison, Figure, Link, Stage, Table, write_pipeline_report, write_report
+from trivium.report.sweep import write_sweep_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 
@@ -95,11 +96,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
               links=[Link(payload, payload) for payload in XSS]),
     ]  # fmt: skip
     return found | {
-        "pipeline": write_pipeline_report(stages, runs / "report.html", figures=[Figure("Path", "a/" * 40)])
+        "sweep": write_sweep_report(invented_sweep(), runs / "sweep.html"),
+        "pipeline": write_pipeline_report(stages, runs / "report.html", figures=[Figure("Path", "a/" * 40)]),
     }
 
 
-NAMES = ("finished", "killed", "empty", "hostile", "pipeline")
+NAMES = ("finished", "killed", "empty", "hostile", "pipeline", "sweep")
 
 
 @pytest.mark.parametrize("width", [1400, 768, 375])

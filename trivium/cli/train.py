@@ -26,6 +26,9 @@ def train(
         bool,
         typer.Option("--preflight", help="Overfit eight rows and check masks, end of text and template, and stop."),
     ] = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Let the learning rate rise for 100 updates, suggest one, and stop.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing this run.")] = False,
     runs: Annotated[
         Path | None, typer.Option("--runs", help="Folder that holds the runs; default: the recipe's.")
@@ -39,7 +42,7 @@ def train(
     from trivium.config import resolve
     from trivium.errors import ConfigError
 
-    modes = {"--print": print_, "--dry-run": dry_run, "--preflight": preflight, "--fresh": fresh}
+    modes = {"--print": print_, "--dry-run": dry_run, "--preflight": preflight, "--find-lr": find_lr, "--fresh": fresh}
     chosen = [name for name, wanted in modes.items() if wanted]
     if len(chosen) > 1:
         raise ConfigError(f"{' and '.join(chosen)} exclude each other", fix="give one of them")
@@ -51,6 +54,12 @@ def train(
     from trivium.combinations import refuse_wrong_combinations
 
     refuse_wrong_combinations(resolved)
+    if find_lr:
+        from trivium.drivers import lr_finder
+
+        found = lr_finder.find_lr(resolved)
+        show(found.as_dict(), as_json=as_json, text=lr_finder.described(found))
+        return
     from trivium.drivers import single
 
     run = single.train(resolved, dry_run=dry_run, preflight=preflight, fresh=fresh)

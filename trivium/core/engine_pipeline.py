@@ -102,8 +102,7 @@ class PipelineEngine(Engine):
         self.stage = Stage(role.module, self.processes.rank, self.processes.world)
         role.module.to(self.device).train()
         role.precision = self.autocast
-        if self.recipe.train.activation_checkpointing == "block":
-            role.module.checkpoint_activations()
+        self.checkpoint_activations(role.module)
 
     def count(self, update: Update) -> dict[str, float]:
         """Counts of the update, which is the same on every rank."""

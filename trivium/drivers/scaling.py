@@ -346,9 +346,9 @@ class Scaling:
             "epochs": None,
             "tokens": None,
             "batch_size": rung.batch_size,
-            "micro_batch_size": None
-            if own["micro_batch_size"] is None
-            else min(own["micro_batch_size"], rung.batch_size),
+            "micro_batch_size": min(own["micro_batch_size"], rung.batch_size)
+            if isinstance(own["micro_batch_size"], int)
+            else own["micro_batch_size"],
             "lr": rung.lr,
             "validation_batches": None,  # the same held-out tokens for every batch size: all of them
             "validate_every": total,

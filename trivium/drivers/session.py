@@ -20,6 +20,7 @@ from trivium.core.distributed import Processes, resolve_device, start_processes
 from trivium.core.engine import Engine, slow_precision
 from trivium.core.feed import LoaderFeed
 from trivium.core.method import Context, Method, Role, RoleModel, derive_seed
+from trivium.core.offload import idle_offload
 from trivium.core.plan import Machine, describe_machine, forecast, refuse_if_impossible
 from trivium.core.state import Progression
 from trivium.core.trainer import Trainer
@@ -27,6 +28,7 @@ from trivium.data.batch import Batch
 from trivium.data.dataset import Dataset, open_dataset
 from trivium.data.loader import Loader
 from trivium.data.sealing import guarded, said_of_sealed
+from trivium.drivers.micro_batch import with_micro_batch
 from trivium.drivers.word_vectors import open_word_vectors, start_embeddings
 from trivium.errors import ConfigError, ModelError
 from trivium.models.adapter_folder import base_of
@@ -103,13 +105,18 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     total = run_length(recipe, loader)
     loader.plan(total)
     more = virtual * loader.sequences_per_row
-    machine = machine_that_fits(recipe, config, method, loader, total, device, processes, trainable, more)
+    machine, rows = machine_that_fits(recipe, config, method, loader, total, device, processes, trainable, more)
+    if recipe.train.micro_batch_size == "auto":
+        resolved = with_micro_batch(resolved, rows)
+        recipe = resolved.recipe
+        loader = make_loader(recipe, method, train_data, processes)
+        loader.plan(total)
     compiled = should_compile(recipe, config, total, device)
     roles = load_roles(resolved, config, method, tokenizer, compiled=compiled)
     started = start_embeddings(recipe, method, roles, tokenizer, vectors)
     feed = LoaderFeed(loader, Progression(), recipe.data.prefetch)
     trainer = make_trainer(resolved, method, roles, feed, tokenizer, total, device=device, processes=processes)
-    warning = slow_precision(recipe.train.precision, device)
+    said = [slow_precision(recipe.train.precision, device), idle_offload(recipe.train.offload, device)]
     if any(getattr(chosen.config, "cached_features", False) for chosen in resolved.transforms):
         splits = [data for data in (train_data, validation_data) if data is not None]
         started.append(cache_features(recipe, method, splits, device, processes))
@@ -127,7 +134,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
         trainer=trainer,
         feed=feed,
         machine=machine,
-        notes=[*tokenizer.messages, *said_of_sealed(train_data), *started, *([warning] if warning else [])],
+        notes=[*tokenizer.messages, *said_of_sealed(train_data), *started, *filter(None, said)],
     )
 
 
@@ -192,8 +199,8 @@ def machine_that_fits(
     processes: Processes,
     trainable: int | None,
     virtual_tokens: float,
-) -> Machine:
-    """The machine before any memory is taken; raises ConfigError, with a setting that fits, if it is too small."""
+) -> tuple[Machine, int]:
+    """The machine before any memory is taken, and the rows of a micro-batch; ConfigError if it is too small."""
     machine = describe_machine(Path(recipe.runs), device=device.type)
     plan = forecast(
         config,
@@ -207,7 +214,7 @@ def machine_that_fits(
         virtual=virtual_tokens,
     )
     refuse_if_impossible(plan, machine)
-    return machine
+    return machine, plan.memory.micro_rows
 
 
 def load_roles(
@@ -380,7 +387,7 @@ def make_loader(recipe: Recipe, method: Method, dataset: Dataset, processes: Pro
     return Loader(
         dataset,
         rows=recipe.train.batch_size,
-        micro_rows=min(recipe.train.micro_batch_size or share, share),
+        micro_rows=min(recipe.train.micro_rows or share, share),
         sequence_length=recipe.data.sequence_length,
         packing=recipe.data.packing,
         seed=recipe.seed,

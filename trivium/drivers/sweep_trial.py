@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from trivium.artifacts.writer import JsonLines
 from trivium.core.callbacks import Callback, due
-from trivium.core.plan import NoRoom, folder_bytes
+from trivium.core.plan import NoRoom, folder_bytes, out_of_memory
 from trivium.data.pipeline.errors import to_json
 from trivium.errors import ConfigError, Interrupted, TrainingDiverged
 
@@ -164,15 +164,6 @@ def run_trial(task: Mapping[str, Any], line: Line) -> None:
                 "runs do not measure this goal", where="sweep.goals", value=missing[0], fix=f"use {known}"
             )
     line.send(result=found)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a GPU or a CPU."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
 
 
 def own_device(recipe: dict[str, Any], slot: int) -> dict[str, Any]:

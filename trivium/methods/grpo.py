@@ -71,7 +71,7 @@ class GroupRelativePolicyOptimisation(Method):
 
         config, context = self.config, self.context
         reward = reward_function(config.reward)
-        size = context.recipe.train.micro_batch_size or context.recipe.train.batch_size
+        size = context.recipe.train.micro_rows or context.recipe.train.batch_size
         while True:
             rollout = collect(
                 context,

@@ -46,14 +46,15 @@ class Stack(nn.Module):
     """Blocks one after the other, with what stands before and after them.
 
     causal: a token sees those before it only. cross: it also sees the source of its sequence.
-    activation_checkpointing: keep only each block's input, and compute the rest again in the backward pass.
+    activation_checkpointing: of every so many blocks keep the input only, and compute the rest again in the backward
+                              pass; 0 for none.
     """
 
     def __init__(self, config: ModelConfig, layers: int, *, causal: bool, cross: bool = False) -> None:
         super().__init__()
         self.config = config
         self.causal = causal
-        self.activation_checkpointing = False
+        self.activation_checkpointing = 0
         self.position_embed: Embedding | None = None
         if config.positions == "learned":
             self.position_embed = Embedding(config.max_positions + config.position_offset, config.hidden_size)
@@ -141,12 +142,12 @@ class Stack(nn.Module):
         self, hidden: Tensor, plan: Plan, blocks: Iterable[nn.Module] | None = None, *, wanted: Tensor | None = None
     ) -> Tensor:
         """[T, D] -> [T, D] through `blocks` (default: all); the last one only for the tokens `wanted` [W]: [W, D]."""
-        recompute = self.activation_checkpointing and torch.is_grad_enabled()
+        every = self.activation_checkpointing if torch.is_grad_enabled() else 0
         chosen = list(self.blocks if blocks is None else blocks)
         with nullcontext() if plan.compiles else _uncompiled():
-            for block in chosen:
+            for number, block in enumerate(chosen):
                 given = (hidden, plan) if wanted is None or block is not chosen[-1] else (hidden, plan, wanted)
-                if recompute:
+                if every and number % every == 0:
                     hidden = torch.utils.checkpoint.checkpoint(block, *given, use_reentrant=False)
                 else:
                     hidden = block(*given)
@@ -208,11 +209,11 @@ class Transformer(Stack):
         pairs = [transform.virtual_tokens(self.config) for transform in self.transforms]
         return sum(own for own, _ in pairs), sum(source for _, source in pairs)
 
-    def checkpoint_activations(self) -> None:
-        """Keep only each block's input, and compute the rest again in the backward pass."""
-        self.activation_checkpointing = True
+    def checkpoint_activations(self, every: int = 1) -> None:
+        """Of every so many blocks keep only the input, and compute the rest again in the backward pass."""
+        self.activation_checkpointing = every
         if self.encoder is not None:
-            self.encoder.activation_checkpointing = True
+            self.encoder.activation_checkpointing = every
 
     def assign(self, weights: Mapping[str, Tensor]) -> None:
         """Make `weights`, by name and without a tied head, the parameters; they are not copied."""

@@ -16,6 +16,8 @@ from trivium.report.story import Figure
 
 ROWS = 200
 """Trials in the table."""
+LABEL = 14
+"""Characters of a label on an axis."""
 GOOD = 0.25
 """Share of the complete trials that count as good."""
 Result = Mapping[str, Any]
@@ -223,7 +225,7 @@ def _slice(result: Result, key: str) -> Plot:
     def name(value: float) -> str:
         if choices is None:
             return f"{value:.3g}"
-        return setting(choices[round(value)]).strip('"') if float(value).is_integer() else ""
+        return setting(choices[round(value)]).strip('"')[:LABEL] if float(value).is_integer() else ""
 
     best = result["best"]["number"]
     lines = [
@@ -295,7 +297,7 @@ def _parallel(result: Result) -> Plot:
         description="; ".join(f"trial {row['number']}: {row['goals'][0]:.4g}" for row in ranked[:5]),
         note=f"From bottom to top: {'; '.join(names)}.",
         paths=paths,
-        x_ticks=[Tick(100 * x, column.rpartition(".")[2]) for x, column in zip(across, columns, strict=True)],
+        x_ticks=[Tick(100 * x, column.rpartition(".")[2][:LABEL]) for x, column in zip(across, columns, strict=True)],
         y_ticks=[],
         bands=[
             Band(number * width, width, 100 * across[number], column, _best_values(ranked, column, goal))
