@@ -160,6 +160,7 @@ KINDS = {
     "parquet without the column": ("a.parquet", parquet(body=["a"]), "no field 'text'", ", row 1"),
     "parquet with numbers for text": ("a.parquet", parquet(text=[1]), "holds no text but int", ", row 1"),
     "half an Arrow file": ("a.arrow", arrow()[:3000], "not a readable Arrow", ""),
+    "an Arrow file that points outside of itself": ("a.arrow", arrow().replace(struct.pack("<4i", 0, 5, 10, 15), struct.pack("<4i", 0, 5, 1 << 30, 15)), "not a readable Arrow", ""),
     "no Arrow": ("a.feather", b"FEA1" + b"x" * 99, "not a readable Arrow", ""),
     "an empty Arrow file": ("a.arrow", b"", "not a readable Arrow", ""),
     # XML
