@@ -76,3 +76,13 @@ def test_a_model_from_a_preset_has_nothing_to_forget(changed: Changed, world: di
     recipe["data"] = {**recipe["data"], "probe": world["data"]["validation"]}
     with pytest.raises(ConfigError, match="nothing to forget"):
         tv.train(recipe)
+
+
+def test_models_that_write_are_measured_without_chance(world: dict, tmp_path: Path) -> None:
+    from trivium.drivers.evaluating import evaluate_folder
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": "abc", "completion": "def"}) + "\n" for _ in range(2)))
+    base = Path(world["model"]["path"])
+    said = [evaluate_folder(base, rows, seed=seed).summary["samples"] for seed in (1, 2)]
+    assert said[0] == said[1] and said[0][0]["predicted"] == said[0][1]["predicted"]

@@ -265,12 +265,12 @@ def count_trainable(resolved: ResolvedRecipe, config: ModelConfig, tokenizer: To
         transform.check(config)
     apply_transforms(model, transforms, seed=0)
     refuse_without_room(resolved.recipe, model)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(model.virtual_tokens)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(model.virtual_tokens())
 
 
 def refuse_without_room(recipe: Recipe, model: Transformer) -> None:
     """ConfigError if virtual tokens and the longest rows together are more than there are learned positions."""
-    virtual, limit = max(model.virtual_tokens), model.config.max_positions
+    virtual, limit = max(model.virtual_tokens()), model.config.max_positions
     if virtual and model.config.positions == "learned" and recipe.data.sequence_length + virtual > limit:
         raise ConfigError(
             f"the model has {limit} positions, and {virtual} virtual tokens take some of them",
