@@ -63,6 +63,13 @@ def locked(raw: bytes) -> bytes:
     return raw[:6] + b"\x01\x00" + raw[8 : at + 8] + b"\x01\x00" + raw[at + 10 :]
 
 
+def nameless(raw: bytes) -> bytes:
+    """The archive without the one letter that is the name of its file in the directory."""
+    at, end = raw.index(b"PK\x01\x02"), raw.index(b"PK\x05\x06")
+    size = struct.pack("<I", end - at - 1)
+    return raw[: at + 28] + bytes(2) + raw[at + 30 : at + 46] + raw[at + 47 : end + 12] + size + raw[end + 16 :]
+
+
 def tar_of(files: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
@@ -192,6 +199,7 @@ KINDS = {
     "half an archive": ("a.zip", zipped(**{"a.txt": b"text" * 99})[:60], "damaged or ends", ""),
     "half a tape": ("a.tar.gz", gzip.compress(tar_of({"a.txt": b"text" * 999}))[:90], "damaged or ends", ""),
     "a tape that is none": ("a.tar", b"text" * 999, "damaged or ends", ""),
+    "an archive with a file that has no name": ("a.zip", nameless(zipped(x=b"text")), "damaged or ends", ""),
     "an encrypted archive": ("a.zip", locked(zipped(**{"a.txt": b"text"})), "encrypted", ""),
     "an empty PDF": ("a.pdf", b"", "PDF is empty", ""),
     "half a PDF": ("a.pdf", b"%PDF-1.4\n1 0 obj\n<<", "cannot be read", ""),
