@@ -3,9 +3,9 @@
     python benchmarks/shelf.py [--preset llama-10m] [--rounds 7]
 
 The eight are four soft prompts (of 8, 12, 16 and 20 virtual tokens) and four LoRA (rank 4 and 8, all linear layers),
-two rows each, of 20 to 80 tokens. Measured are a forward pass with the log-probabilities of all tokens, and the greedy
-generation of 24 tokens. The two ways take turns, and the ratio is that of the medians. The weights are random: only
-time is measured, and that both say the same.
+two rows each, of 20 to 80 tokens (`--tokens`). Measured are a forward pass with the log-probabilities of all tokens,
+and the greedy generation of 24 tokens. The two ways take turns, and the ratio is that of the medians. The weights are
+random: only time is measured, and that both say the same.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--preset", default="llama-10m")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--tokens", type=int, nargs=2, default=(20, 80), help="shortest and longest row")
     parser.add_argument("--processor", action="store_true", help="measure processor time, for machines with other work")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -97,8 +98,16 @@ def main() -> None:
     draw = random.Random(0)
     adapters = [name for name in names for _ in range(2)]
     draw.shuffle(adapters)
-    rows = [[draw.randrange(3, model.config.vocab_size) for _ in range(draw.randrange(20, 81))] for _ in adapters]
-    result: dict[str, object] = {"preset": options.preset, "threads": options.threads, "rows": 16, "adapters": 8}
+    rows = [
+        [draw.randrange(3, model.config.vocab_size) for _ in range(draw.randint(*options.tokens))] for _ in adapters
+    ]
+    result: dict[str, object] = {
+        "preset": options.preset,
+        "threads": options.threads,
+        "tokens": list(options.tokens),
+        "rows": 16,
+        "adapters": 8,
+    }
     for what, run in (("forward", scores), ("generation", answers)):
         together, apart = run(model, rows, adapters), separate(run, model, rows, adapters)
         if what == "forward":
