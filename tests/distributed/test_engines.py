@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from tests.conformance.harness import Frozen, assert_same_gradients, make_trainer, tiny_config
+from tests.conformance.objectives import model_config
 from tests.conformance.test_loop import METHODS
 from tests.distributed.processes import run_ranks
 from trivium.core.distributed import Processes
 from trivium.core.engine_pipeline import refuse_unsupported_model
 from trivium.errors import ConfigError
 from trivium.methods.freelb import FreeLB
+from trivium.models.config import ModelConfig
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
 Gradients = list[dict[str, torch.Tensor]]
@@ -121,7 +123,7 @@ def test_training_with_clipping_ends_at_the_same_weights(results: list[dict[str,
             torch.testing.assert_close(ours["slots"][name]["exp_avg"], slot["exp_avg"], rtol=1e-7, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [MIXTURE, {"kind": "encoder"}])
-def test_what_a_pipeline_cannot_carry_is_refused(shape: dict[str, Any]) -> None:
+@pytest.mark.parametrize("config", [tiny_config(**MIXTURE), model_config("encoder"), model_config("encoder_decoder")])
+def test_what_a_pipeline_cannot_carry_is_refused(config: ModelConfig) -> None:
     with pytest.raises(ConfigError, match="cannot be cut into the stages of a pipeline"):
-        refuse_unsupported_model(tiny_config(**shape))
+        refuse_unsupported_model(config)
