@@ -307,12 +307,25 @@ def _offload(resolved: ResolvedRecipe) -> Iterator[Problem]:
 
 def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
     """A setting that was changed but cannot do anything is refused, never ignored."""
+    changed = resolved.differences_from_defaults()
+    rules = {**_useless_in_training(resolved), **_useless_in_conversations(resolved)}
+    for keys, (useless, reason, fix) in rules.items():
+        if useless and dotted(keys) in changed:
+            text = f"{dotted(keys)} has no effect: {reason}"
+            yield _problem(resolved, keys, text, f"{fix}, or delete this line", changed[dotted(keys)][0])
+
+
+_Useless = dict[Keys, tuple[bool, str, str]]
+"""Keys -> (whether the setting does nothing, why, what would change that)."""
+
+
+def _useless_in_training(resolved: ResolvedRecipe) -> _Useless:
     recipe = resolved.recipe
-    train, changed = recipe.train, resolved.differences_from_defaults()
+    train = recipe.train
     no_validation = (not recipe.data.validation, "there is no data.validation", "give data.validation")
     no_samples = (not train.sample_prompts, "there are no train.sample_prompts", "give train.sample_prompts")
     no_warmup = (train.warmup_steps == 0, "train.warmup_steps is 0", "set train.warmup_steps")
-    rules: dict[Keys, tuple[bool, str, str]] = {
+    return {
         ("train", "validate_every"): no_validation,
         ("train", "validation_batches"): no_validation,
         ("train", "sample_every"): no_samples,
@@ -356,19 +369,22 @@ def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
             "set engine.name=pipeline",
         ),
     }
+
+
+def _useless_in_conversations(resolved: ResolvedRecipe) -> _Useless:
     kind = resolved.method.cls.data_kind if issubclass(resolved.method.cls, Method) else ""
     answers = (
         kind != "instructions",
         f"the method {resolved.method.name} does not read instructions",
         "use it with method: sft",
     )
-    rules[("data", "chat", "train_on")] = rules[("data", "chat", "prompt_loss_weight")] = answers
-    rules[("data", "chat", "system")] = (
+    system = (
         kind not in ("instructions", "preferences", "prompts"),
         f"the method {resolved.method.name} reads no conversations",
         "use it with sft, dpo or grpo",
     )
-    for keys, (useless, reason, fix) in rules.items():
-        if useless and dotted(keys) in changed:
-            text = f"{dotted(keys)} has no effect: {reason}"
-            yield _problem(resolved, keys, text, f"{fix}, or delete this line", changed[dotted(keys)][0])
+    return {
+        ("data", "chat", "train_on"): answers,
+        ("data", "chat", "prompt_loss_weight"): answers,
+        ("data", "chat", "system"): system,
+    }

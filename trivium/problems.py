@@ -197,7 +197,7 @@ def unknown_key_hint(loc: Keys, model: type[StrictModel], prefix: Keys, known: M
     near = nearest(word, own)
     if near:
         return f"did you mean {dotted((*loc[:-1], near))}?"
-    last_parts = {key.rpartition(".")[2]: key for key in known}
+    last_parts = {key.rpartition(".")[2]: key for key in sorted(known, key=lambda key: -key.count("."))}
     near = nearest(word, last_parts)
     if near:
         return f"did you mean {last_parts[near]}?"

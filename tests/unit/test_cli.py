@@ -23,8 +23,21 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPE = (
     "name: run\nmethod: clm\nmodel: {preset: llama-1m}\ntokenizer: tok\ndata: {train: data.txt}\ntrain: {steps: 1}\n"
 )
-VERBS = ["quickstart", "data", "tokenizer", "train", "eval", "generate", "chat", "lineage", "report"]
-VERBS += ["verify", "doctor", "compress", "config", "plan", "schema", "music", "prompt"]
+VERBS = [
+    "quickstart",
+    "data",
+    "tokenizer",
+    "train",
+    "sweep",
+    "eval",
+    "compare",
+    "generate",
+    "chat",
+    "lineage",
+    "report",
+]
+IN_ORDER = len(VERBS)
+VERBS += ["verify", "doctor", "compress", "config", "plan", "schema", "music", "prompt", "export", "merge"]
 
 
 @pytest.fixture
@@ -69,7 +82,9 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_help_lists_the_verbs_in_the_order_of_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     listed = capsys.readouterr().out.partition("Commands:")[2].splitlines()
-    assert [line.split()[0] for line in listed if line.startswith("  ")][: len(VERBS)] == VERBS[:9] + sorted(VERBS[9:])
+    assert [line.split()[0] for line in listed if line.startswith("  ")][: len(VERBS)] == VERBS[:IN_ORDER] + sorted(
+        VERBS[IN_ORDER:]
+    )
 
 
 @pytest.mark.parametrize("verb_name", VERBS)
@@ -217,7 +232,7 @@ def test_only_one_of_several_processes_prints(
         ("method.beta", ["of dpo", "0.1", "methods/dpo.py"]),
         ("train.optimizer.beta2", ["of adamw", "0.95"]),
         ("data.train", ["it must be given"]),
-        ("train.schedule", ["one of cosine, linear, wsd, constant"]),
+        ("train.schedule", ["one of cosine, cosine_restarts, linear, polynomial, inverse_sqrt, wsd, constant"]),
     ],
 )
 def test_config_explain(key: str, expected: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +274,11 @@ def complete(line: str, shell: str = "bash") -> list[str]:
 def test_completion_of_verbs_recipes_and_settings() -> None:
     assert complete("trivium tr") == ["train"]
     assert "recipes/dpo.yaml" in complete("trivium train recipes/d")
-    assert complete("trivium train recipes/clm.yaml train.l") == ["train.lr=", "train.log_every="]
+    assert complete("trivium train recipes/clm.yaml train.l") == [
+        "train.lr=",
+        "train.layer_lr_decay=",
+        "train.log_every=",
+    ]
     assert "method=dpo" in " ".join(complete("trivium train recipes/clm.yaml method=d", "zsh"))
     assert "model.preset=llama-1m" in complete("trivium train recipes/clm.yaml model.preset=llama-1m", "fish")
 

@@ -113,7 +113,7 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
     "infinite": (changed("3e-4", ".inf"), ["train.lr must be a finite number", "recipe.yaml:12"]),
     "not one of the choices": (
         GOOD.encode() + b"  schedule: cosin\n",
-        ["train.schedule", "recipe.yaml:13", "did you mean cosine?", "linear, wsd, constant"],
+        ["train.schedule", "recipe.yaml:13", "did you mean cosine?", "wsd, constant"],
     ),
     "number for a text": (changed("name: run", "name: 12"), ["name must be text", "recipe.yaml:2", "12"]),
     "path as a name": (changed("name: run", "name: ../run"), ["name has characters", "recipe.yaml:2", "../run"]),

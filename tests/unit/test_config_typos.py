@@ -51,10 +51,22 @@ def place(key: str, typo: str) -> dict[str, Any]:
             n for n in names("methods") if key in dict(fields_below(component("methods", n).Config, "method."))
         )
         recipe["method"] = {"name": owner}
+    if key.startswith("transforms.0."):
+        owner = next(
+            n
+            for n in names("transforms")
+            if key in dict(fields_below(component("transforms", n).Config, "transforms.0."))
+        )
+        recipe["transforms"] = [{"name": owner}]
+    if key.startswith("train.optimizer."):
+        owner = next(
+            n for n in names("optim") if key in dict(fields_below(component("optim", n).Config, "train.optimizer."))
+        )
+        recipe.setdefault("train", {})["optimizer"] = {"name": owner}
     *path, last = key.split(".")
     node: Any = recipe
-    for part in path:
-        node = node[int(part)] if part.isdecimal() else node.setdefault(part, {})
+    for part, below in zip(path, key.split(".")[1:], strict=True):
+        node = node[int(part)] if part.isdecimal() else node.setdefault(part, [{}] if below.isdecimal() else {})
     node[typo] = node.pop(last, 1)
     return recipe
 

@@ -28,7 +28,7 @@ def test_every_name_leads_to_one_class_with_settings(folder: registry.Folder) ->
 def test_helpers_are_no_components() -> None:
     files = {path.stem for path in (ROOT / "trivium" / "optim").glob("*.py")}
     assert {"groups", "schedule"} <= files
-    assert set(names("optim")) == {"adamw"}
+    assert {"adamw", "muon"} <= set(names("optim")) <= files - {"groups", "schedule", "stepper"}
 
 
 def test_listing_and_reading_settings_import_no_torch() -> None:

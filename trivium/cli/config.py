@@ -112,7 +112,8 @@ def _unknown(key: str) -> Exception:
     from trivium.nearest import nearest
 
     known = _settings()
-    last_parts = {name.rpartition(".")[2]: name for name in known}
+    # Of settings with the same last part the one nearest to the top is meant.
+    last_parts = {name.rpartition(".")[2]: name for name in sorted(known, key=lambda name: -name.count("."))}
     near = nearest(key, known) or last_parts.get(nearest(key.rpartition(".")[2], last_parts) or "")
     return ConfigError(
         f"there is no setting {key}",

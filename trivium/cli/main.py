@@ -47,7 +47,19 @@ _EPILOG = (
     "5 interrupted (everything saved), 130 Ctrl-C."
 )
 
-_ORDER = ("quickstart", "data", "tokenizer", "train", "sweep", "eval", "generate", "chat", "lineage", "report")
+_ORDER = (
+    "quickstart",
+    "data",
+    "tokenizer",
+    "train",
+    "sweep",
+    "eval",
+    "compare",
+    "generate",
+    "chat",
+    "lineage",
+    "report",
+)
 """Verbs in the order of the work; the others follow."""
 
 

@@ -146,8 +146,16 @@ def trainable(resolved: ResolvedRecipe, config: ModelConfig) -> int | None:
     from trivium.drivers.session import count_trainable
     from trivium.tokenizers.tokenizer import Tokenizer
 
-    recipe = resolved.recipe
-    return count_trainable(resolved, config, Tokenizer.load(recipe.tokenizer or recipe.model.path or ""))[0]
+    folder = Path(resolved.recipe.tokenizer or resolved.recipe.model.path or "")
+    there = (folder / "tokenizer.json").is_file()
+    return count_trainable(resolved, config, Tokenizer.load(folder) if there else _Words())[0]
+
+
+class _Words:
+    """Stands in for a tokenizer that is not there yet: a token a word."""
+
+    def encode(self, text: str) -> list[int]:
+        return [0] * max(1, len(text.split()))
 
 
 def count_steps(resolved: ResolvedRecipe) -> int:

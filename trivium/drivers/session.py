@@ -38,7 +38,7 @@ from trivium.models.config import ModelConfig
 from trivium.models.folder import load_model, read_config, with_head
 from trivium.models.huggingface import HEAD_FIELDS
 from trivium.models.quantized import share_quantized
-from trivium.models.transform import Transform, apply_transforms, lr_factors
+from trivium.models.transform import Encodes, Transform, apply_transforms, lr_factors
 from trivium.models.transformer import Transformer
 from trivium.recipe import Recipe, SamplePrompt, Source
 from trivium.threads import use_threads
@@ -244,7 +244,7 @@ def load_roles(
     return roles
 
 
-def make_transforms(resolved: ResolvedRecipe, tokenizer: Tokenizer) -> list[Transform]:
+def make_transforms(resolved: ResolvedRecipe, tokenizer: Encodes) -> list[Transform]:
     """The transforms of the recipe, not yet applied."""
     transforms: list[Transform] = [chosen.cls(chosen.config) for chosen in resolved.transforms]
     for number, transform in enumerate(transforms):
@@ -253,7 +253,7 @@ def make_transforms(resolved: ResolvedRecipe, tokenizer: Tokenizer) -> list[Tran
     return transforms
 
 
-def count_trainable(resolved: ResolvedRecipe, config: ModelConfig, tokenizer: Tokenizer) -> tuple[int | None, int]:
+def count_trainable(resolved: ResolvedRecipe, config: ModelConfig, tokenizer: Encodes) -> tuple[int | None, int]:
     """(parameters of the policy that will train, None for all; virtual tokens); refuses transforms that do not fit.
 
     They are applied to a model without weights, so that what is wrong with them is said before anything is read.
