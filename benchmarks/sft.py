@@ -10,7 +10,7 @@ Ours packs conversations without letting them see each other. TRL (bfloat16 and 
 are slower here and off):
 
     padding_free  3 parts of 8 conversations (its default batch), each in one sequence with a block-diagonal mask
-    small_parts   the same with 6 parts of 4, since the mask costs the square of a part: its best setting here
+    small_parts   the same with 6 parts of 4, since the mask costs the square of a part
     packing       its rows of 1024 tokens (best fit decreasing), 4 in an update
     padded        6 parts of 4 conversations, padded to the longest
     grouped       the same, with conversations of similar length in a part

@@ -37,6 +37,7 @@ def refuse_wrong_combinations(resolved: ResolvedRecipe, environment: Mapping[str
         *_processes(resolved, environment),
         *_numbers(resolved),
         *_averages(resolved),
+        *_offload(resolved),
         *_without_effect(resolved),
     ]
     raise_first([*missing_things(resolved), *found])
@@ -54,7 +55,11 @@ def _problem(resolved: ResolvedRecipe, keys: Keys, text: str, fix: str, value: o
 def _paths(resolved: ResolvedRecipe) -> Iterator[Problem]:
     """Data, model and tokenizer must exist."""
     recipe = resolved.recipe
-    sources: dict[str, list[Source]] = {"train": recipe.data.train, "validation": recipe.data.validation}
+    sources: dict[str, list[Source]] = {
+        "train": recipe.data.train,
+        "validation": recipe.data.validation,
+        "probe": recipe.data.probe,
+    }
     for split, entries in sources.items():
         if split == "train" and not entries:
             yield _problem(resolved, ("data", "train"), "data.train is empty", "give a path or a list of paths")
@@ -249,6 +254,9 @@ def _numbers(resolved: ResolvedRecipe) -> Iterator[Problem]:
         yield _problem(
             resolved, ("train", "warmup_steps"), text, "make it smaller, 2 % of the run is usual", train.warmup_steps
         )
+    if data.probe and model.path is None:
+        text = "data.probe has no effect: a model from a preset has nothing to forget"
+        yield _problem(resolved, ("data", "probe"), text, "start from a model folder (model.path), or delete this line")
     if model.preset is not None:
         from trivium.models.build import preset
 
@@ -277,6 +285,26 @@ def _averages(resolved: ResolvedRecipe) -> Iterator[Problem]:
         yield _problem(resolved, ("train", "ema"), text, "delete train.ema, or choose another train.optimizer")
 
 
+def _offload(resolved: ResolvedRecipe) -> Iterator[Problem]:
+    """What cannot be kept in the processor's memory, or not be cut into shards."""
+    recipe = resolved.recipe
+    keys: Keys = ("train", "offload")
+    if recipe.train.offload in ("optimizer", "all"):
+        if recipe.engine.name == "fsdp2":
+            text = "shards of fsdp2 cannot be offloaded here"
+            yield _problem(resolved, keys, text, "set train.offload=none: more ranks need less each", "fsdp2")
+        if recipe.train.precision == "fp16":
+            text = "the loss scale of fp16 does not see gradients that are offloaded"
+            yield _problem(resolved, keys, text, "set train.precision=bf16", recipe.train.offload)
+    if recipe.train.offload in ("activations", "all") and recipe.train.activation_checkpointing != "none":
+        text = "activations that are computed again need not be kept elsewhere"
+        yield _problem(resolved, keys, text, "set train.activation_checkpointing=none, or train.offload=none")
+    if resolved.optimizer.name == "adamw8bit" and recipe.engine.name == "fsdp2":
+        text = "means in 8 bits cannot be cut into the shards of fsdp2"
+        fix = "set engine.name=ddp, or train.optimizer=lion or adafactor, which need little state too"
+        yield _problem(resolved, ("train", "optimizer"), text, fix, "adamw8bit")
+
+
 def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
     """A setting that was changed but cannot do anything is refused, never ignored."""
     recipe = resolved.recipe
@@ -289,6 +317,11 @@ def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:
         ("train", "validation_batches"): no_validation,
         ("train", "sample_every"): no_samples,
         ("train", "sample_tokens"): no_samples,
+        ("train", "checkpoint_every_block"): (
+            train.activation_checkpointing == "none",
+            "train.activation_checkpointing is none",
+            "set train.activation_checkpointing=block",
+        ),
         ("train", "clip_by"): (train.clip is None, "train.clip is null", "set train.clip"),
         ("train", "decay_fraction"): (
             train.schedule != "wsd",

@@ -46,6 +46,8 @@ SHORTHAND = {
     "data.train.*": "path",
     "data.validation": "[]",
     "data.validation.*": "path",
+    "data.probe": "[]",
+    "data.probe.*": "path",
 }
 """Where text stands for a section (the key it is the value of) or for a list of one (`[]`); for overrides."""
 
@@ -223,6 +225,8 @@ class DataSection(StrictModel):
     """Training data: a path or a list of sources."""
     validation: Sources = Field(default_factory=list)
     """Held-out data of the same kind."""
+    probe: Sources = Field(default_factory=list)
+    """General text: what the model forgets of it by this run is measured at the end, against its start."""
     sequence_length: int = Field(512, ge=8, le=1 << 20)
     """Tokens in one row; longer documents are cut into several sequences (documents) or handled by `truncation`."""
     packing: Literal["best_fit", "none"] = "best_fit"
@@ -396,8 +400,12 @@ class TrainSection(StrictModel):
     """Arithmetic of forward and backward; master weights keep model.dtype."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile: `auto` compiles only when the run is long enough to win the time back."""
-    activation_checkpointing: Literal["none", "block"] = "none"
-    """`block` keeps only each block's input and computes the rest again in the backward pass."""
+    activation_checkpointing: Literal["none", "block", "attention", "mlp"] = "none"
+    """`block` keeps only each block's input and computes the rest again in the backward pass; or only a part of it."""
+    checkpoint_every_block: int = Field(1, ge=1)
+    """Of activation checkpointing: 2 does so with every second block, and so on."""
+    offload: Literal["none", "optimizer", "activations", "all"] = "none"
+    """Keep the optimiser's state, or what the backward pass needs, in the processor's memory, not in the GPU's."""
     max_nonfinite: int = Field(5, ge=0)
     """Consecutive updates with a non-finite loss or gradient that are skipped before the run stops."""
     checkpoint_every: int | None = Field(None, ge=1)

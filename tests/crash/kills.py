@@ -156,10 +156,13 @@ def fingerprint(run: Path) -> dict[str, str]:
     }
 
 
-def experiment(method: str, kills: int, seed: int = 0) -> tuple[dict[str, str], list[dict[str, str]], Counter[str]]:
-    """(fingerprint of an undisturbed run, fingerprints of all disturbed runs, deaths by phase)."""
+def experiment(
+    method: str, kills: int, seed: int = 0, **train: Any
+) -> tuple[dict[str, str], list[dict[str, str]], Counter[str]]:
+    """(fingerprint of an undisturbed run, fingerprints of all disturbed runs, deaths by phase); `train`: settings."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = make_world(Path(folder), method)
+        recipe["train"].update(train)
         finish({**recipe, "name": "warm"}, 0, seed)  # starts the server that the processes are forked from
         began = time.perf_counter()
         finish({**recipe, "name": "calm"}, 0, seed)

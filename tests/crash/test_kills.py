@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.crash.kills import experiment
@@ -21,3 +23,19 @@ def test_killed_runs_end_bit_identical(method: str, kills: int) -> None:
 def test_a_hundred_kills(method: str) -> None:
     calm, disturbed, _ = experiment(method, 100, seed=1)
     assert all(run == calm for run in disturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"optimizer": "schedule_free", "schedule": "constant"},
+        {"optimizer": "muon", "ema": {"decay": 0.9}, "layer_lr_decay": 0.8},
+        {"optimizer": "adamw8bit", "offload": "all"},
+    ],
+    ids=lambda train: train["optimizer"],
+)
+def test_killed_runs_of_other_optimisers_end_bit_identical(train: dict[str, Any]) -> None:
+    calm, disturbed, died = experiment("clm", 10, **train)
+    assert sum(died.values()) == 10
+    assert disturbed and all(run == calm for run in disturbed)

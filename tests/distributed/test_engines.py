@@ -12,16 +12,22 @@ import pytest
 import torch
 
 from tests.conformance.harness import Frozen, assert_same_gradients, make_trainer, tiny_config
+from tests.conformance.objectives import model_config
 from tests.conformance.test_loop import METHODS
 from tests.distributed.processes import run_ranks
 from trivium.core.distributed import Processes
+from trivium.core.engine_pipeline import refuse_unsupported_model
+from trivium.errors import ConfigError
 from trivium.methods.freelb import FreeLB
+from trivium.models.config import ModelConfig
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
 Gradients = list[dict[str, torch.Tensor]]
 
 ENGINES = ["ddp", "fsdp2"]
 GRADIENT_METHODS = ["clm", "sft", "dpo", "distill", "freelb", "two_players"]
+MIXTURE = {"family": "mixtral", "experts": 4, "experts_per_token": 2, "balance_loss": 0.0}
+"""Without the balance, which depends on the micro-batches."""
 PIPELINES = {
     "clm": ("clm", {"micro_rows": 2, "pad_to": 60}),
     "dpo": ("dpo", {"micro_rows": 2, "pad_to": 120}),
@@ -36,6 +42,7 @@ def jobs() -> dict[str, tuple[str, str, str, dict[str, Any]]]:
         for method in GRADIENT_METHODS:
             work[f"{engine} {method}"] = ("gradients", method, engine, {"micro_rows": 2})
         work[f"{engine} empty rank"] = ("gradients", "clm", engine, {"micro_rows": 2, "batch_size": 1})
+        work[f"{engine} experts"] = ("gradients", "clm", engine, {"micro_rows": 2, "shape": MIXTURE})
         work[f"{engine} trained"] = ("trained", "clm", engine, {"micro_rows": 2})
     for name, (method, settings) in PIPELINES.items():
         work[f"pipeline {name}"] = ("gradients", method, "pipeline", settings)
@@ -47,6 +54,8 @@ def jobs() -> dict[str, tuple[str, str, str, dict[str, Any]]]:
 def run_job(processes: Processes, what: str, method: str, engine: str, settings: dict[str, Any]) -> Any:
     """One job on one rank."""
     settings = dict(settings)
+    if shape := settings.pop("shape", None):
+        settings["config"] = tiny_config(**shape)
     if settings.pop("tied", False):
         settings["config"] = tiny_config(tie_embeddings=True)
     # Random noise would be drawn for each micro-batch; without it FreeLB is a function of the sequences alone.
@@ -79,7 +88,7 @@ def alone(name: str) -> Any:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("case", [*GRADIENT_METHODS, "empty rank"])
+@pytest.mark.parametrize("case", [*GRADIENT_METHODS, "empty rank", "experts"])
 def test_two_ranks_have_the_gradient_of_one(results: list[dict[str, Any]], engine: str, case: str) -> None:
     reference = alone(f"{engine} {case}")
     for rank in results:
@@ -112,3 +121,9 @@ def test_training_with_clipping_ends_at_the_same_weights(results: list[dict[str,
         assert ours["slots"].keys() == expected["slots"].keys()
         for name, slot in expected["slots"].items():
             torch.testing.assert_close(ours["slots"][name]["exp_avg"], slot["exp_avg"], rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", [tiny_config(**MIXTURE), model_config("encoder"), model_config("encoder_decoder")])
+def test_what_a_pipeline_cannot_carry_is_refused(config: ModelConfig) -> None:
+    with pytest.raises(ConfigError, match="cannot be cut into the stages of a pipeline"):
+        refuse_unsupported_model(config)

@@ -201,6 +201,16 @@ def test_lora_of_embeddings(name: str, tmp_path: Path) -> None:
         merged_alike(ours, name)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_lora_with_new_tokens(name: str, tmp_path: Path) -> None:
+    """Rows of the embedding, and of the head where that is tied to it."""
+    places = TARGETS[name][:1]
+    config = peft.LoraConfig(
+        r=4, target_modules=places, trainable_token_indices=[7, 3, 60], fan_in_fan_out=name == "gpt2"
+    )
+    merged_alike(both_ways(name, tmp_path, config), name)
+
+
 IA3_TARGETS = {
     "llama": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
     "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),

@@ -166,6 +166,9 @@ def test_pissa_holds_the_largest_part_of_a_weight() -> None:
         ({"target": ["embed"], "dora": True}, "plain LoRA only"),
         ({"target": ["embed"], "init": "pissa"}, "plain LoRA only"),
         ({"init": "loftq"}, "not quantised"),
+        ({"tokens": [64]}, "tokens 0 to 63"),
+        ({"tokens": [3, 3]}, "twice"),
+        ({"tokens": [3], "target": ["embed"]}, "not both"),
         ({"init": "pissa", "rank": 200}, "rank is larger"),
     ],
 )
@@ -173,6 +176,23 @@ def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> No
     with pytest.raises(ConfigError, match=message) as caught:
         with_(lora(**settings))
     assert str(caught.value).count("\n") < 5
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_rows_of_new_tokens_train_alone(tied: bool) -> None:
+    model = with_(lora(target=["q_proj"], tokens=[3, 60]), tie_embeddings=tied)
+    assert torch.equal(says(model), says(small(tie_embeddings=tied)))
+    ids, layout = IDS.flatten(), Layout((12, 12))
+    model(ids, layout, then=lambda hidden, head: token_loss(hidden, head, ids)).backward()
+    values = model.get_parameter("embed.branches.lora.values")
+    assert values.grad is not None and model.get_parameter("embed.weight").grad is None
+    assert bool(values.grad[1].any()) is tied  # token 60 is not read, but a tied head could say it
+    changed = says(shaken(model))
+    before = model.get_parameter("embed.weight").clone()
+    merge_all(model)
+    torch.testing.assert_close(says(model), changed, atol=1e-4, rtol=1e-4)
+    moved = (model.get_parameter("embed.weight") != before).any(1).nonzero().flatten().tolist()
+    assert moved == [3, 60] and type(model.head).__name__ == "LanguageHead"
 
 
 # Memory of what is frozen

@@ -63,6 +63,13 @@ def locked(raw: bytes) -> bytes:
     return raw[:6] + b"\x01\x00" + raw[8 : at + 8] + b"\x01\x00" + raw[at + 10 :]
 
 
+def nameless(raw: bytes) -> bytes:
+    """The archive without the one letter that is the name of its file in the directory."""
+    at, end = raw.index(b"PK\x01\x02"), raw.index(b"PK\x05\x06")
+    size = struct.pack("<I", end - at - 1)
+    return raw[: at + 28] + bytes(2) + raw[at + 30 : at + 46] + raw[at + 47 : end + 12] + size + raw[end + 16 :]
+
+
 def tar_of(files: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
@@ -160,6 +167,7 @@ KINDS = {
     "parquet without the column": ("a.parquet", parquet(body=["a"]), "no field 'text'", ", row 1"),
     "parquet with numbers for text": ("a.parquet", parquet(text=[1]), "holds no text but int", ", row 1"),
     "half an Arrow file": ("a.arrow", arrow()[:3000], "not a readable Arrow", ""),
+    "an Arrow file that points outside of itself": ("a.arrow", arrow().replace(struct.pack("<4i", 0, 5, 10, 15), struct.pack("<4i", 0, 5, 1 << 30, 15)), "not a readable Arrow", ""),
     "no Arrow": ("a.feather", b"FEA1" + b"x" * 99, "not a readable Arrow", ""),
     "an empty Arrow file": ("a.arrow", b"", "not a readable Arrow", ""),
     # XML
@@ -191,6 +199,7 @@ KINDS = {
     "half an archive": ("a.zip", zipped(**{"a.txt": b"text" * 99})[:60], "damaged or ends", ""),
     "half a tape": ("a.tar.gz", gzip.compress(tar_of({"a.txt": b"text" * 999}))[:90], "damaged or ends", ""),
     "a tape that is none": ("a.tar", b"text" * 999, "damaged or ends", ""),
+    "an archive with a file that has no name": ("a.zip", nameless(zipped(x=b"text")), "damaged or ends", ""),
     "an encrypted archive": ("a.zip", locked(zipped(**{"a.txt": b"text"})), "encrypted", ""),
     "an empty PDF": ("a.pdf", b"", "PDF is empty", ""),
     "half a PDF": ("a.pdf", b"%PDF-1.4\n1 0 obj\n<<", "cannot be read", ""),

@@ -24,7 +24,7 @@ RECIPE = (
     "name: run\nmethod: clm\nmodel: {preset: llama-1m}\ntokenizer: tok\ndata: {train: data.txt}\ntrain: {steps: 1}\n"
 )
 VERBS = ["quickstart", "data", "tokenizer", "train", "eval", "generate", "chat", "lineage", "report"]
-VERBS += ["verify", "doctor", "compress", "config", "plan", "schema", "music"]
+VERBS += ["verify", "doctor", "compress", "config", "plan", "schema", "music", "prompt"]
 
 
 @pytest.fixture

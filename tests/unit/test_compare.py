@@ -15,7 +15,7 @@ import pytest
 import trivium as tv
 from tests.crash.kills import make_world
 from trivium.comparison import BUILT_IN, Comparison, resolve_comparison
-from trivium.drivers.compare import recommend
+from trivium.drivers.compare_summary import recommend
 from trivium.drivers.forgetting import bits_per_byte, with_language_head
 from trivium.errors import ConfigError
 from trivium.evaluation.prompted import Prompting, draw_examples, likelihoods, that_fits, written

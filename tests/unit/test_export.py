@@ -19,9 +19,10 @@ from trivium.cli.main import run
 from trivium.drivers.exporting import Checks, export_folder
 from trivium.drivers.merging import merge_folders
 from trivium.errors import ModelError
+from trivium.models.adapter_folder import adapter_values, put_values
 from trivium.models.folder import load_model
 from trivium.models.merging import _dropped, combine
-from trivium.models.transform import merge_all
+from trivium.models.transform import apply_transforms, merge_all
 from trivium.transforms.lora import LoRA
 from trivium.transforms.quantize import Quantize
 
@@ -222,3 +223,20 @@ def test_models_of_different_shapes_are_refused(world: dict[str, Path], tmp_path
     four = write_adapter(world["base"], tmp_path / "four", Quantize(Quantize.Config()), LoRA(LoRA.Config()))
     with pytest.raises(ModelError, match="quantised base"):
         merge_folders([world["one"], four], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"init": "pissa"}, {"init": "olora", "dora": True}, {"tokens": [5]}, {"bias": "all"}]
+)
+def test_what_continues_a_run_is_all_in_the_folder(
+    world: dict[str, Path], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """As `Checkpoints.restore` does: the same transforms on a fresh base, and then the values of the folder."""
+    adapter = write_adapter(world["base"], tmp_path / "adapter", LoRA(LoRA.Config(rank=4, **settings)))
+    fresh = load_model(world["base"]).eval()
+    apply_transforms(fresh, [LoRA(LoRA.Config(rank=4, **settings))], seed=7)
+    values = adapter_values(adapter, fresh)
+    assert {name for name, p in fresh.named_parameters() if p.requires_grad} <= set(values)
+    put_values(fresh, values)
+    with torch.no_grad():
+        torch.testing.assert_close(fresh(IDS), says(adapter), atol=1e-4, rtol=1e-4)

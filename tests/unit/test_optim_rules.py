@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from trivium import registry
+from trivium.optim.adamw8bit import packed, shares, unpacked
 from trivium.optim.schedule import learning_rate
 from trivium.recipe import TrainSection
 
@@ -237,6 +238,31 @@ def test_muon_s_adamw_has_a_learning_rate_of_its_own() -> None:
     assert [group.get("lr_factor") for group in made.param_groups] == [None, pytest.approx(0.1)]
 
 
+def test_adamw_in_8_bits_is_adamw_but_for_rounding() -> None:
+    """Small tensors are exact; large ones end near, and use the same codes after a restart."""
+    exact, near, plain = trained("adamw8bit"), trained("adamw8bit", whole_below=0), trained("adamw")
+    numpy.testing.assert_allclose(numbers(exact), numbers(plain), rtol=1e-12)
+    start = numbers({name: parameter.detach() for name, parameter in weights().items()})
+    error = numpy.linalg.norm(numbers(near) - numbers(plain)) / numpy.linalg.norm(numbers(plain) - start)
+    assert 1e-5 < error < 0.05
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_numbers_in_8_bits_are_near_and_come_back_the_same(signed: bool) -> None:
+    random = torch.Generator().manual_seed(0)
+    mean = torch.randn(3, 333, generator=random) * 10 ** torch.linspace(-9, 3, 333)
+    mean = mean if signed else mean.abs()
+    assert len(set(shares(signed))) == 256 and max(shares(signed)) == 1.0 and 0.0 in shares(signed)
+    state = packed("mean", mean, signed=signed)
+    back = unpacked("mean", state, mean, signed=signed)
+    largest = torch.nn.functional.pad(mean.flatten(), (0, 25)).view(-1, 256).abs().amax(1).repeat_interleave(256)
+    error = (back - mean).abs().flatten() / largest[: mean.numel()]
+    assert error.max() < 0.013 if signed else error.max() < 0.007
+    again = packed("mean", back, signed=signed)
+    assert all(torch.equal(again[name], state[name]) for name in state), "what was stored is stored alike"
+    assert torch.equal(unpacked("mean", packed("mean", 0 * mean, signed=signed), mean, signed=signed), 0 * mean)
+
+
 SCHEDULE_FREE = [
     {},
     {"beta": 0.8, "beta2": 0.9, "eps": 1e-2, "weight_decay": 0.3},
@@ -272,6 +298,9 @@ def test_schedule_free_is_its_authors(settings: dict[str, Any]) -> None:
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "sgd": [{"momentum": 0.5}, {"dampening": 0.5}, {"nesterov": True}, {"weight_decay": 0.5}],
     "adam": [{"beta1": 0.5}, {"beta2": 0.5}, {"eps": 0.1}, {"weight_decay": 0.5}, {"amsgrad": True}],
+    "adamw8bit": [
+        *({"beta1": 0.5}, {"beta2": 0.5}, {"eps": 0.1}, {"weight_decay": 0.5}, {"whole_below": 0}),
+    ],
     "adamw": [{"beta1": 0.5}, {"beta2": 0.5}, {"eps": 0.1}, {"weight_decay": 0.5}, {"amsgrad": True}],
     "adafactor": [
         *({"relative": False}, {"scale_floor": 9.0}, {"decay_power": 0.3}, {"clip": 0.1}, {"beta1": 0.5}),
@@ -341,7 +370,7 @@ def test_the_plan_knows_the_size_of_the_state(name: str) -> None:
         optimizer.step()
         tensors = [value for value in optimizer.state[parameter].values() if isinstance(value, torch.Tensor)]
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        assert made.state_bytes(4, 1.0) == pytest.approx(size / parameter.numel(), abs=0.03), settings
+        assert made.state_bytes(4, 1.0) == pytest.approx(size / parameter.numel(), abs=0.05), settings
 
 
 @pytest.mark.parametrize(

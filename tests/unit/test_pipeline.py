@@ -10,6 +10,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,10 +20,11 @@ from trivium.data.intake import Intake
 from trivium.data.pipeline import resolve_pipeline, run_pipeline
 from trivium.data.pipeline import run as running
 from trivium.data.pipeline.dry import dry_run, shown
+from trivium.data.pipeline.engines import RayEngine
 from trivium.data.pipeline.errors import WorkerFailed
 from trivium.data.pipeline.units import plan_units
 from trivium.data.pipeline.why import as_text, why
-from trivium.errors import ConfigError, DataError
+from trivium.errors import ConfigError, DataError, TriviumError
 from trivium.recipe import Source
 
 STEPS = "tests.unit.pipeline_steps"
@@ -276,3 +278,17 @@ def test_a_wrong_file_is_refused_soon_and_without_torch(tmp_path):
     assert done.returncode == 2, done.stderr
     assert "there is no step" in done.stderr
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1
+
+
+def test_a_cluster_that_does_not_start_is_no_defect_of_the_program(monkeypatch):
+    closed = []
+
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup")
+
+    broken = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: closed.append(True))
+    monkeypatch.setitem(sys.modules, "ray", broken)
+    with pytest.raises(TriviumError, match="Ray did not start") as caught:
+        RayEngine(2)
+    assert "timed out" in str(caught.value) and "engine: local" in str(caught.value)
+    assert closed == [True]

@@ -286,7 +286,7 @@ def test_what_cannot_be_is_refused(
 
 def test_virtual_tokens_take_room() -> None:
     model = adapted("gpt2-1m", "prompt_tuning", "prefix_tuning", max_positions=20)
-    assert model.virtual_tokens == (2 * COUNT, 0)
+    assert model.virtual_tokens() == (2 * COUNT, 0)
     assert len(generate_ids(model, [[3] * 6], max_new_tokens=6, eos_ids=[])[0].ids) == 6
     with pytest.raises(TriviumError, match="too long for the model"):
         generate_ids(model, [[3] * 6], max_new_tokens=7, eos_ids=[])

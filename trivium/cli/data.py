@@ -11,6 +11,7 @@ from trivium.cli.complete import complete_override, complete_recipe
 from trivium.cli.data_audit import audit
 from trivium.cli.data_augment import augment
 from trivium.cli.data_classifier import classifier
+from trivium.cli.data_cloze import cloze
 from trivium.cli.data_convert import convert
 from trivium.cli.data_crawl import crawl
 from trivium.cli.data_look import look
@@ -39,6 +40,7 @@ app.command()(convert)
 app.command()(look)
 app.command()(crawl)
 app.command()(validate)
+app.command()(cloze)
 
 RecipePath = Annotated[Path, typer.Argument(help="A YAML file, see recipes/.", autocompletion=complete_recipe)]
 Overrides = Annotated[

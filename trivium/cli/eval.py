@@ -14,7 +14,7 @@ from trivium.errors import TriviumError
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder, or URL#NAME of an OpenAI-style server.")],
-    data: Annotated[Path, typer.Argument(help="Labelled data or pairs: jsonl, csv, parquet or CoNLL.")],
+    data: Annotated[Path, typer.Argument(help="Labelled data, pairs, or a folder for search.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -29,13 +29,22 @@ def evaluate(
     rows: Annotated[
         int | None, typer.Option(min=1, help="Of a model that writes text: measure so many; default: all.")
     ] = None,
+    vectors: Annotated[
+        bool, typer.Option("--vectors", help="Measure the vectors of texts, of any model; default for embeddings.")
+    ] = False,
+    dims: Annotated[
+        list[int] | None, typer.Option(help="Of vectors: also measure their first so many numbers; may be repeated.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Of vectors: texts with labels to look for neighbours in; default: DATA itself.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the resamples behind the intervals, and of --rows.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
     base: Annotated[Path | None, typer.Option(help="Of adapters: where their base lies, if it was moved.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model: its labels, tags or answers, or the texts it writes for the sources of pairs.
+    """Measure a model: its labels, tags or answers, its vectors, or the texts it writes for the sources of pairs.
 
     Every figure comes with the interval that holds it in 95 of 100 resamples of the rows.
     """
@@ -43,7 +52,8 @@ def evaluate(
     from trivium.inference.remote import is_remote
 
     if is_remote(model):
-        for option, value in (("--name", name), ("--calibrate", calibrate), ("--base", base)):
+        options = {"--name": name, "--calibrate": calibrate, "--vectors": vectors or None, "--dims": dims}
+        for option, value in {**options, "--against": against, "--base": base}.items():
             if value is not None:
                 raise TriviumError(f"{option} has no effect on the model of a server", value=value, fix="leave it out")
         found = evaluate_remote(model, data, overrides or [], output=output, seed=seed, rows=rows)
@@ -59,6 +69,9 @@ def evaluate(
             threads=threads,
             seed=seed,
             rows=rows,
+            vectors=vectors,
+            dimensions=dims,
+            against=against,
             base=base,
         )
     places = {"folder": found.folder, "calibrated": found.calibrated}

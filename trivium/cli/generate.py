@@ -45,6 +45,10 @@ Diversity = Annotated[
 ]
 Stop = Annotated[list[str] | None, typer.Option(help="Text at which to stop; may be given several times.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option(help="An entry of a shelf, or a folder of adapters of this base; one, or one for each prompt."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")]
@@ -75,6 +79,7 @@ def generate(
     early_stopping: EarlyStopping = None,
     num_beam_groups: BeamGroups = None,
     diversity_penalty: Diversity = None,
+    adapter: Adapter = None,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is finished.")] = False,
     device: Device = "auto",
     dtype: Dtype = None,
@@ -106,6 +111,7 @@ def generate(
         [[{"role": "user", "content": text}] for text in texts.values()] if chat else [*texts.values()]
     )
     loaded = _any_model(model, device=device, dtype=dtype, threads=threads, base=base)
+    options["adapter"] = _adapters(loaded, adapter or [])
     if len(prompts) == 1 and n == 1 and not (as_json or no_stream) and hasattr(loaded, "stream"):
         for piece in loaded.stream(prompts[0], **options):
             typer.echo(piece, nl=False)
@@ -114,6 +120,27 @@ def generate(
     with _named(list(texts)):
         answers = loaded.answers(prompts, n=n, **options)
     _print(answers, list(texts.values()), n, as_json=as_json)
+
+
+def _adapters(loaded: LanguageModel | RemoteModel, names: Sequence[str]) -> str | list[str | None] | None:
+    """The entries that prompts are answered under; a folder becomes one."""
+    if not names:
+        return None
+    shelf = getattr(loaded, "shelf", None)
+    if shelf is None:
+        raise TriviumError("the model of a server has no shelf here", where="--adapter", value=names[0])
+    entries: dict[str, str] = {}
+    for name in names:
+        if name in shelf or name in entries:
+            entries.setdefault(name, name)
+        elif Path(name).is_dir():
+            entries[name] = f"folder{len(entries)}"
+            shelf.add(entries[name], name)
+        else:
+            known = ", ".join(entry.name for entry in shelf.entries())
+            fix = f"name one of {known}, or a folder" if known else "name a folder of adapters"
+            raise TriviumError("there is no such adapter", where="--adapter", value=name, fix=fix)
+    return entries[names[0]] if len(names) == 1 else [entries[name] for name in names]
 
 
 def _print(answers: Iterator[Generation | RemoteAnswer], texts: Sequence[str], n: int, *, as_json: bool) -> None:

@@ -31,6 +31,7 @@ from trivium.cli import (
     merge,
     music,
     plan,
+    prompt,
     quickstart,
     report,
     schema,
@@ -78,6 +79,7 @@ app.command()(compare.compare)
 app.add_typer(compress.app, name="compress")
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.add_typer(prompt.app, name="prompt")
 app.add_typer(music.app, name="music")
 app.command()(export.export)
 app.command()(merge.merge)

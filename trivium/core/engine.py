@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trivium.core.distributed import Processes, shard_like, whole_tensors
 from trivium.core.method import Method, RoleModel, Update, derive_seed
+from trivium.core.offload import Twins, activations_beside, recompute
 from trivium.core.terms import Counts, Term, Terms, scaled_total
 from trivium.data.batch import Batch
 from trivium.errors import ConfigError
@@ -34,12 +35,31 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass
 class Player:
-    """An optimiser and the trainable parameters it moves, by name `<role>.<parameter>`."""
+    """An optimiser and the trainable parameters it moves, by name `<role>.<parameter>`; `twins` if it is offloaded."""
 
     roles: list[RoleModel]
     named: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    twins: Twins | None = None
+
+    @property
+    def moved(self) -> dict[str, nn.Parameter]:
+        """What the optimiser moves: the parameters, or their twins."""
+        return self.named if self.twins is None else self.twins.named
+
+    def step(self) -> None:
+        """One step of the optimiser."""
+        if self.twins is not None:
+            self.twins.take_gradients()
+        self.scaler.step(self.optimizer)
+        if self.twins is not None:
+            self.twins.give_weights()
+
+    def zero_grad(self) -> None:
+        """Frees the gradients."""
+        for parameter in self.named.values():
+            parameter.grad = None
 
 
 @dataclass
@@ -128,14 +148,25 @@ class Engine:
         if not role.trainable:
             role.module.requires_grad_(False)
             return
-        if self.recipe.train.activation_checkpointing == "block":
-            role.module.checkpoint_activations()
+        self.checkpoint_activations(role.module)
         if self.recipe.engine.name == "fsdp2":
             self.shard(role.module)
         elif self.recipe.engine.name == "ddp":
             role.forward = nn.parallel.DistributedDataParallel(
                 role.module, broadcast_buffers=False, gradient_as_bucket_view=True
             )
+
+    def checkpoint_activations(self, module: Transformer) -> None:
+        """Lets blocks, or parts of them, compute again what their backward pass needs."""
+        what, every = self.recipe.train.activation_checkpointing, self.recipe.train.checkpoint_every_block
+        if what == "block":
+            module.checkpoint_activations(every)
+        elif what != "none":
+            names = ("mlp", "moe") if what == "mlp" else ("attention", "cross")
+            for block in module.all_blocks[::every]:
+                for part in (getattr(block, name, None) for name in names):
+                    if part is not None:
+                        recompute(part)
 
     def shard(self, module: Transformer) -> None:
         """FSDP2: every block, then what remains around them."""
@@ -162,13 +193,16 @@ class Engine:
                 where="transforms",
                 fix="let at least one parameter train",
             )
+        twins = Twins(named) if self.recipe.train.offload in ("optimizer", "all") else None
+        moved = named if twins is None else twins.named
         return Player(
             roles=roles,
             named=named,
-            optimizer=self.grouped(optimizer.build(named.items(), lr=self.recipe.train.lr), roles, named),
+            optimizer=self.grouped(optimizer.build(moved.items(), lr=self.recipe.train.lr), roles, moved),
             scaler=torch.amp.GradScaler(
                 self.device.type, init_scale=2.0**14, enabled=self.recipe.train.precision == "fp16"
             ),
+            twins=twins,
         )
 
     def grouped(
@@ -191,7 +225,7 @@ class Engine:
         return [
             row
             for player in self.players.values()
-            for row in group_table(player.optimizer, player.named, lr, several=several)
+            for row in group_table(player.optimizer, player.moved, lr, several=several)
         ]
 
     # One update
@@ -213,7 +247,7 @@ class Engine:
         """One optimiser update; parameters are untouched if anything is not finite."""
         player = self.players[update.player]
         sums = _Sums()
-        with self.only(player):
+        with self.only(player), self.beside():
             together = self.method.represent is not None
             (self.forward_backward_jointly if together else self.forward_backward)(update, counts, player, sums, step)
         if player.scaler.is_enabled():
@@ -227,10 +261,10 @@ class Engine:
             self.clip(player, norm)
             for group in player.optimizer.param_groups:
                 group["lr"] = lr * group["lr_factor"]
-            player.scaler.step(player.optimizer)
+            player.step()
         if player.scaler.is_enabled():
             player.scaler.update()
-        player.optimizer.zero_grad(set_to_none=True)
+        player.zero_grad()
         return StepResult(loss, terms, norm, finite, overflow)
 
     def forward_backward(self, update: Update, counts: Counts, player: Player, sums: _Sums, step: int) -> None:
@@ -341,6 +375,11 @@ class Engine:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[precision])
 
+    def beside(self) -> contextlib.AbstractContextManager[Any]:
+        """Where what the backward pass needs waits for it."""
+        offloaded = self.recipe.train.offload in ("activations", "all")
+        return activations_beside() if offloaded else contextlib.nullcontext()
+
     def synchronise(self, player: Player, now: bool) -> None:
         """Whether the next backward pass exchanges gradients between ranks."""
         for role in player.roles:
@@ -450,7 +489,9 @@ class Engine:
         """What optimiser or moving average have to offer for this use; a checkpoint's model must be able to go on."""
         for player in self.players.values():
             if getattr(player.optimizer, "averaging", False):
-                yield from player.optimizer.averages()  # type: ignore[attr-defined]
+                originals = {moved: player.named[name] for name, moved in player.moved.items()}
+                for moved, average in player.optimizer.averages():  # type: ignore[attr-defined]
+                    yield originals[moved], average
         if self.moving_average is not None:
             yield from self.moving_average.averages(use).items()
 
@@ -491,21 +532,24 @@ class Engine:
             for name, tensor in module.state_dict().items():
                 if name in weights:
                     tensor.copy_(shard_like(weights[name], tensor))
+        for player in self.players.values():
+            if player.twins is not None:
+                player.twins.read()
 
     def optimizer_state(self, player: str) -> dict[str, Any]:
         """Optimiser state by parameter name, and the loss scale; every rank must call it."""
         entry = self.players[player]
         state = entry.optimizer.state
-        slots = {name: dict(state[p]) for name, p in entry.named.items() if p in state}
+        slots = {name: dict(state[p]) for name, p in entry.moved.items() if p in state}
         if getattr(entry.optimizer, "averaging", False):  # the model of a checkpoint is the average: keep what trains
-            slots = {name: {**slot, "weight": entry.named[name].detach().clone()} for name, slot in slots.items()}
+            slots = {name: {**slot, "weight": entry.moved[name].detach().clone()} for name, slot in slots.items()}
         slots = {name: whole_tensors(slot) for name, slot in slots.items()}
         return {"slots": slots, "scaler": entry.scaler.state_dict()}
 
     def load_optimizer_state(self, player: str, saved: Mapping[str, Any]) -> None:
         """The inverse of `optimizer_state`."""
         entry = self.players[player]
-        for name, parameter in entry.named.items():
+        for name, parameter in entry.moved.items():
             if name not in saved["slots"]:
                 continue
             slot = {
@@ -516,6 +560,8 @@ class Engine:
                 with torch.no_grad():
                     parameter.copy_(slot.pop("weight"))
             entry.optimizer.state[parameter] = slot
+        if entry.twins is not None:
+            entry.twins.give_weights()
         if saved["scaler"]:
             entry.scaler.load_state_dict(dict(saved["scaler"]))
 

@@ -11,14 +11,16 @@ key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weigh
     runtime      interpreter and libraries before the model is built + 110 MiB that torch takes at its first update
     weights      b P, frozen roles included; + 2 P for the copies that autocast keeps in half precision
     gradients    b P' at the end of a backward pass; kept between micro-batches
-    optimiser    2 b P' (Adam's two moments); each optimiser says how much in `state_bytes`
+    optimiser    2 b P' (Adam's two moments); each optimiser says how much in `state_bytes`; + b P' with `train.ema`;
+                 on a GPU nothing with `train.offload`
     activations  T * (L * block + 8 D), where block counts the tensors each operation keeps for its backward pass:
                    fp32              4 (4 D + 2 Q + 2 K + M)   (input and result of two norms; q, k, v, attention; MLP)
                    MLP               M = 3 I gated, 2 I plain; of a mixture the experts of one token, and the routing
                    half precision    the residual stream stays in 4 bytes, inputs of matrices take 2
                    packed documents  + Q (attention gathers sequences of one length)
                    encoder-decoder   every token passes both stacks (an upper bound); + cross-attention in the decoder
-                 with activation checkpointing T * (L * 4 D + 4.5 block): the inputs, and the block computed again
+                 with activation checkpointing T * (L * 4 D + 4.5 block): the inputs, and the block computed again;
+                 of attention or the MLP alone, their part of the block less, and 4.5 times that part again
     loss         three copies of the largest chunk of logits, and the gradient of the head
 
     peak = runtime + weights + optimiser + max(1.33 activations + loss [+ 2 gradients], gradients + 2 embeddings)
@@ -323,6 +325,7 @@ def plan_memory(
     rows = recipe.train.batch_size if engine == "pipeline" else max(1, recipe.train.batch_size // ranks)
     micro_rows = min(recipe.train.micro_rows or rows, rows)
     blocks, block, inputs = _blocks(config, half=half, packed=recipe.data.packing != "none")
+    kept, again = _checkpointed(config, recipe, half=half, blocks=blocks, block=block, inputs=inputs)
     ends = 4 * 2 * config.hidden_size
     flying = 1.0
     if engine == "pipeline":
@@ -332,19 +335,24 @@ def plan_memory(
     if config.head in ("language", "masked"):
         least, filled = LOGITS_CHUNKS.get(kind, LOGITS_CHUNKS["cpu"])
         logits = min(micro_rows * row, max(least, filled // config.vocab_size)) * config.vocab_size
+    offloaded, copies = recipe.train.offload in ("optimizer", "all"), 2 * parameters if half else 0
+    if offloaded and kind != "cuda":  # the state is still there, beside copies of the weights
+        offloaded, copies = False, copies + each * trained
+    if kind == "cuda" and recipe.train.offload in ("activations", "all"):
+        blocks = 2 * block  # one at work, one on its way
     runtime = machine.process_bytes if kind == "cuda" else max(machine.process_bytes, IMPORTED) + FIRST_UPDATE
     plan = MemoryPlan(
         runtime=runtime,
-        weights=round(each * (parameters + frozen_roles * config.parameters())) + (2 * parameters if half else 0),
+        weights=round(each * (parameters + frozen_roles * config.parameters())) + copies,
         gradients=each * trained,
-        optimizer=state_bytes(config, recipe, trained=trained),
+        optimizer=0 if offloaded else state_bytes(config, recipe, trained=trained),
         activations_per_row=round((row + virtual) * (flying * blocks + ends)),
-        checkpointed_per_row=round((row + virtual) * (flying * inputs + RECOMPUTED_BLOCKS * block + ends)),
+        checkpointed_per_row=round((row + virtual) * (flying * kept + again + ends)),
         loss=3 * 4 * logits + (head if logits else 0),
         embedding=head,
         micro_rows=micro_rows,
         rows=rows,
-        checkpointing=recipe.train.activation_checkpointing == "block",
+        checkpointing=recipe.train.activation_checkpointing != "none",
         factor=CUDA_FACTOR if kind == "cuda" else CPU_FACTOR,
         gathered=_gathered(config, each=2 if half else each) if engine == "fsdp2" and ranks > 1 else 0,
         buckets=each * trained if engine == "ddp" and ranks > 1 else 0,
@@ -388,20 +396,40 @@ def _blocks(config: ModelConfig, *, half: bool, packed: bool) -> tuple[int, int,
     return config.num_layers * block + decoder * largest, largest, 4 * width * (config.num_layers + decoder)
 
 
+def _checkpointed(
+    config: ModelConfig, recipe: Recipe, *, half: bool, blocks: int, block: int, inputs: int
+) -> tuple[float, float]:
+    """Bytes of one token with the activation checkpointing of the recipe: (kept in all blocks, computed again)."""
+    what, every = recipe.train.activation_checkpointing, recipe.train.checkpoint_every_block
+    layers = config.num_layers + (config.num_decoder_layers or 0)
+    share = math.ceil(layers / every) / layers
+    if what in ("none", "block"):  # none: what `block` would need, for advice
+        return share * inputs + (1 - share) * blocks, RECOMPUTED_BLOCKS * block
+    heads, mlp = _branches(config, packed=recipe.data.packing != "none")
+    part = (2 if half else 4) * (mlp if what == "mlp" else heads)
+    return blocks - share * layers * part, RECOMPUTED_BLOCKS * part
+
+
 def activation_bytes(config: ModelConfig, *, half: bool, packed: bool) -> tuple[int, int]:
     """Bytes that one token leaves for the backward pass: (in each block, around the blocks)."""
-    width, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    mlp = (3 if config.mlp == "gated" else 2) * inner
-    if config.experts:  # each expert's input and result are gathered for its tokens
-        mlp = config.experts_per_token * (mlp + 2 * width) + 2 * config.experts
-    heads = 2 * queries + 2 * keys + (queries if packed else 0)
+    width = config.hidden_size
+    heads, mlp = _branches(config, packed=packed)
     norms = 1 if config.parallel == "one_norm" else 4 if config.norm_placement == "both" else 2
     # In half precision each of q, k, v and of gate, up keeps a converted copy of its input.
     block = 4 * norms * width + 2 * (5 * width + heads + mlp) if half else 4 * (2 * norms * width + heads + mlp)
     if config.dropout:
         block += 2 * (4 * width + width)  # the values scaled, and the mask
     return block, 4 * 2 * width
+
+
+def _branches(config: ModelConfig, *, packed: bool) -> tuple[int, int]:
+    """Numbers of one token that (attention, the MLP) of a block keep for their backward pass."""
+    width, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    mlp = (3 if config.mlp == "gated" else 2) * inner
+    if config.experts:  # each expert's input and result are gathered for its tokens
+        mlp = config.experts_per_token * (mlp + 2 * width) + 2 * config.experts
+    return 2 * queries + 2 * keys + (queries if packed else 0), mlp
 
 
 def checkpoint_size(config: ModelConfig, recipe: Recipe, *, trainable: int | None = None) -> int:

@@ -236,6 +236,14 @@ def _names(row: LabelRow, settings: LabelSettings, problem: Problem) -> list[str
     return [settings.names.get(name, name) for one in values if (name := _name(one))]
 
 
+def label_of(row: LabelRow, settings: LabelSettings) -> str:
+    """The name of the only label of a row; DataError where there is none, or several."""
+    names = _names(row, settings, "single_label")
+    if len(names) != 1:
+        raise DataError("the row needs one label", where=row.row.where, value=row.value, fix="write it")
+    return names[0]
+
+
 def _name(value: Any) -> str:
     """The name of a label; empty if it is none."""
     if isinstance(value, bool):

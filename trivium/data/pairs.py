@@ -37,6 +37,7 @@ NAMES = (
     ("input", "target"),
     ("input", "output"),
     ("input_text", "target_text"),
+    ("prompt", "completion"),
 )
 """Columns that are known by their names; the first pair that a row has counts."""
 _METADATA = frozenset(("id", "meta", "metadata", "license", "licence"))

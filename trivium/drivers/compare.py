@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -25,25 +24,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from trivium.artifacts.record import parent_of
 from trivium.artifacts.writer import make_folder, write_artifact, write_file
 from trivium.comparison import Comparison, Contender, resolve_comparison
-from trivium.errors import ConfigError, DataError, TriviumError
-from trivium.evaluation.significance import holm, paired_p, share_right
+from trivium.drivers.compare_data import read_parts
+from trivium.drivers.compare_summary import Result, recommend, rows_of
+from trivium.errors import ConfigError, TriviumError
 from trivium.marked_yaml import dump_yaml
 
 if TYPE_CHECKING:
     from trivium.inference.model import LanguageModel
     from trivium.models.config import ModelConfig
 
-SHARES = {"test": 0.2, "validation": 0.1}
-"""Share of the training rows that stands in for a part that is not given."""
 TIMED = 30
 """Texts whose answers are timed one by one."""
-
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,7 @@ def compare(comparison: Any, overrides: Sequence[str] = ()) -> Compared:
     work.begin()
     work.train()
     results = [work.measured(entry) for entry in work.entries]
-    summary = summarise(settings, work, results)
+    summary = work.summary(results)
     work.finish(summary)
     return Compared(work.folder, summary)
 
@@ -137,7 +131,7 @@ class Work:
     def _write_data(self) -> list[str]:
         """The three parts as rows of `text` and `label`, and the labels; written once, then only read."""
         if not (self.folder / "data" / "labels.json").is_file():
-            parts, labels = _read_parts(self.settings)
+            parts, labels = read_parts(self.settings)
             make_folder(self.folder / "data")
             for name, rows in parts.items():
                 lines = "".join(json.dumps({"text": t, "label": n}, ensure_ascii=False) + "\n" for t, n in rows)
@@ -173,7 +167,9 @@ class Work:
         }
 
     def _usual(self) -> dict[str, Any]:
-        return {"keep_checkpoints": 2, "log_every": 10, "threads": max(1, (os.cpu_count() or 1) // self.settings.jobs)}
+        threads = max(1, (os.cpu_count() or 1) // self.settings.jobs)
+        # Only the validation at the end is used, and runs are short.
+        return {"validate_every": 1 << 30, "checkpoint_every": 200, "log_every": 10, "threads": threads}
 
     def _more_text(self, entry: Entry) -> dict[str, Any]:
         """The recipe that goes on pretraining a base on the texts of the training part."""
@@ -392,6 +388,31 @@ class Work:
             length=min(512, model.config.max_positions),
         )
 
+    def summary(self, results: Sequence[Result]) -> dict[str, Any]:
+        """The rows and the recommendation of each base, and how they came about."""
+        settings, parts = self.settings, {name: self.rows(name) for name in ("train", "validation", "test")}
+        truth = [label for _, label in parts["test"]]
+        bases = []
+        for base in settings.base:
+            own = [result for result in results if result["base"] == base]
+            rows = rows_of(own, list(self.contenders), truth, settings)
+            bases.append({"base": base, "rows": rows, "recommendation": recommend(rows, settings)})
+        return {
+            "name": settings.name,
+            "bases": bases,
+            "labels": self.labels,
+            "parts": {name: len(rows) for name, rows in parts.items()},
+            "test_sha256": hashlib.sha256(self.part("test").read_bytes()).hexdigest(),
+            "majority": max(truth.count(label) for label in self.labels) / len(truth),
+            "seeds": settings.seeds,
+            "level": settings.level,
+            "budget": settings.budget.model_dump(),
+            "probe": bool(settings.probe),
+            "probe_before": {base: self.probe_of(base) for base in settings.base},
+            "skipped": self.skipped,
+            "learning_rates": {name: c.lrs for name, c in self.contenders.items() if c.lrs},
+        }
+
     def finish(self, summary: dict[str, Any]) -> None:
         """`comparison.json` as an artifact with its parents, and the report."""
         from trivium.report.comparison import write_comparison_report
@@ -402,60 +423,6 @@ class Work:
         with write_artifact(self.folder / "comparison", kind="comparison", parents=parents, replace=True) as place:
             write_file(place / "comparison.json", text)
         write_comparison_report(summary, self.folder / "report.html")
-
-
-# Data
-
-
-def _read_parts(settings: Comparison) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
-    """(rows of each part, labels); a part that is not given is a share of the training rows.
-
-    Which rows go there depends on their text alone, so the same text is never in two parts.
-    """
-    from trivium.data.opening import open_labelled
-    from trivium.recipe import DataSection
-    from trivium.tokenizers.tokenizer import Tokenizer
-
-    tokenizer, data = Tokenizer.load(settings.base[0]), settings.data
-    parts: dict[str, list[tuple[str, str]]] = {}
-    labels = None
-    for name in ("train", "validation", "test"):
-        sources = getattr(data, name)
-        if not sources:
-            continue
-        section = DataSection.model_validate(
-            {"train": [source.model_dump() for source in sources], "labels": data.labels.model_dump(),
-             "sequence_length": data.sequence_length, "truncation": "right"}
-        )  # fmt: skip
-        found = open_labelled(
-            section.train, kind="labels", tokenizer=tokenizer, settings=section, like=labels, keep_rows=True
-        )
-        labels = labels or found.label_set
-        if labels.problem != "single_label" or any("text_pair" in row for row in found.rows or ()):
-            raise DataError(
-                "a comparison needs one text and one label in each row",
-                where=", ".join(source.path for source in sources),
-                value=labels.problem,
-                fix="name the columns: data.labels.text=..., data.labels.label=...",
-            )
-        numbers = found.fields["label"].astype(int)
-        parts[name] = [(row["text"], labels.names[at]) for row, at in zip(found.rows or (), numbers, strict=True)]
-    assert labels is not None
-    for name, share in SHARES.items():
-        if name not in parts:
-            drawn = {text: _place(f"{name}:{' '.join(text.casefold().split())}") < share for text, _ in parts["train"]}
-            parts[name] = [row for row in parts["train"] if drawn[row[0]]]
-            parts["train"] = [row for row in parts["train"] if not drawn[row[0]]]
-    seen = {text for text, _ in parts["test"]}
-    parts["train"] = [row for row in parts["train"] if row[0] not in seen]
-    if any(not rows for rows in parts.values()):
-        raise DataError("a part of the data is empty", value={name: len(rows) for name, rows in parts.items()})
-    return parts, list(labels.names)
-
-
-def _place(text: str) -> float:
-    """A number from 0 to 1 that depends on the text only."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def _said(text: str) -> str:
@@ -476,9 +443,6 @@ def _environment() -> dict[str, str]:
     package = str(Path(__file__).parents[2])
     paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-
-
-# Figures
 
 
 def _cut(model: LanguageModel, text: str, tokens: int) -> str:
@@ -506,99 +470,3 @@ def _timed(answer: Any, texts: Sequence[str]) -> dict[str, float]:
         "latency_ms": 1000 * statistics.median(alone),
         "texts_per_second": len(some) / (time.perf_counter() - began),
     }
-
-
-def summarise(settings: Comparison, work: Work, results: Sequence[Result]) -> dict[str, Any]:
-    """The table, the tests and the recommendation of each base."""
-    truth = [label for _, label in work.rows("test")]
-    bases = []
-    for base in settings.base:
-        own = [result for result in results if result["base"] == base]
-        rows = [_row(name, [r for r in own if r["contender"] == name], truth, settings) for name in work.contenders
-                if any(r["contender"] == name for r in own)]  # fmt: skip
-        rows.sort(key=lambda row: -row["accuracy"]["value"])
-        _compare_with_best(rows, own, truth)
-        bases.append({"base": base, "rows": rows, "recommendation": recommend(rows, settings)})
-    majority = max(truth.count(label) for label in work.labels) / len(truth)
-    return {
-        "name": settings.name,
-        "bases": bases,
-        "labels": work.labels,
-        "parts": {name: len(work.rows(name)) for name in ("train", "validation", "test")},
-        "test_sha256": hashlib.sha256(work.part("test").read_bytes()).hexdigest(),
-        "majority": majority,
-        "seeds": settings.seeds,
-        "level": settings.level,
-        "budget": settings.budget.model_dump(),
-        "probe": bool(settings.probe),
-        "probe_before": {base: work.probe_of(base) for base in settings.base},
-        "skipped": work.skipped,
-        "learning_rates": {name: c.lrs for name, c in work.contenders.items() if c.lrs},
-        "threads": os.cpu_count(),
-    }
-
-
-def _right(results: Sequence[Result], truth: Sequence[str]) -> Any:
-    return np.array([[float(p == t) for p, t in zip(result["predicted"], truth, strict=True)] for result in results])
-
-
-def _row(name: str, results: Sequence[Result], truth: Sequence[str], settings: Comparison) -> dict[str, Any]:
-    """One contender over its seeds."""
-
-    def mean(key: str) -> float | None:
-        values = [result[key] for result in results if result[key] is not None]
-        return statistics.mean(values) if values else None
-
-    figure = share_right(_right(results, truth), level=settings.level)
-    each = [result["accuracy"] for result in results]
-    keys = ("macro_f1", "trained_parameters", "stored_bytes", "peak_memory_bytes", "seconds", "latency_ms",
-            "texts_per_second", "forgetting", "without_answer")  # fmt: skip
-    return {
-        "contender": name,
-        "accuracy": figure.as_dict(),
-        "each_seed": each,
-        "spread": statistics.stdev(each) if len(each) > 1 else None,
-        "lr": results[0]["lr"],
-        **{key: mean(key) for key in keys},
-    }
-
-
-def _compare_with_best(rows: list[dict[str, Any]], results: Sequence[Result], truth: Sequence[str]) -> None:
-    """Adds to each row its difference to the first one, and how likely it is by chance, corrected for their number."""
-    matrices = {row["contender"]: _right([r for r in results if r["contender"] == row["contender"]], truth)
-                for row in rows}  # fmt: skip
-    best = matrices[rows[0]["contender"]]
-    adjusted = holm([paired_p(best, matrices[row["contender"]]) for row in rows[1:]])
-    for row, p in zip(rows, [1.0, *adjusted], strict=True):
-        row["behind_best"] = float(best.mean() - matrices[row["contender"]].mean())
-        row["p"] = p
-
-
-def recommend(rows: Sequence[Mapping[str, Any]], settings: Comparison) -> dict[str, Any]:
-    """The cheapest of those that are not shown to be worse than the best and forget no more than allowed."""
-    limit = settings.max_forgetting
-    allowed = [row for row in rows if limit is None or row["forgetting"] is None or row["forgetting"] <= limit]
-    if not allowed:
-        return {"contender": None, "reason": f"all of them forget more than {limit} bits per byte"}
-    best = allowed[0]
-    alike = [row for row in allowed if row is best or row["p"] > 1 - settings.level]
-    chosen = min(alike, key=lambda row: (row["stored_bytes"], row["seconds"]))
-    if best is not rows[0]:
-        start = f"{rows[0]['contender']} was right more often but forgets more than {limit:g} bits per byte. "
-    else:
-        start = ""
-    if chosen is best:
-        worse = len(rows) - len(alike)
-        reason = f"{start}It was right most often, and the others were worse ({worse}) or cost more to keep."
-    else:
-        reason = (
-            f"{start}It is not shown to be worse than {best['contender']} (difference "
-            f"{100 * (chosen['behind_best'] - best['behind_best']):.1f} points, p = {chosen['p']:.2g}), and "
-            f"keeps {_times(best['stored_bytes'], chosen['stored_bytes'])} less on the disk."
-        )
-    return {"contender": chosen["contender"], "reason": reason, "alike": [row["contender"] for row in alike]}
-
-
-def _times(large: float, small: float) -> str:
-    ratio = large / small if small else math.inf
-    return f"{ratio:.0f} times" if math.isfinite(ratio) and ratio >= 2 else f"{(large - small) / 1024:.0f} KiB"

@@ -21,12 +21,14 @@ from trivium.artifacts.writer import write_artifact, write_file
 from trivium.data.sealing import seal_of
 from trivium.errors import ConfigError, ModelError
 from trivium.evaluation.labelled import KINDS, Evaluation, evaluate
+from trivium.evaluation.vectors import evaluate_vectors
 from trivium.evaluation.written import evaluate_pairs
 from trivium.inference.decisions import DECISIONS
 from trivium.inference.model import LanguageModel, load
 from trivium.inference.remote import RemoteModel
 from trivium.models.folder import read_config
-from trivium.recipe import SHORTHAND, DataSection
+from trivium.models.sentences import MODULES
+from trivium.recipe import SHORTHAND, DataSection, Source
 
 if TYPE_CHECKING:
     from trivium.drivers.run_folder import RunFolder
@@ -63,6 +65,9 @@ def evaluate_folder(
     threads: int | None = None,
     seed: int = 0,
     rows: int | None = None,
+    vectors: bool = False,
+    dimensions: Sequence[int] | None = None,
+    against: Path | None = None,
     base: Path | None = None,
 ) -> Evaluated:
     """Measures a run's final model, or any model folder, on a data file.
@@ -73,27 +78,29 @@ def evaluate_folder(
     output:    where the results are written; default: `eval/<name>` in the run, nowhere for a model folder.
     calibrate: a new model folder, the same but for the temperature and thresholds that fit this data.
     rows:      of a model that writes text, which is slow: how many, drawn by the seed.
+    vectors:   measure the vectors of texts, which is all there is to a folder that the methods for vectors left.
+    dimensions, against: see `evaluate_vectors`.
     base:      of adapters, where their base lies; default: where they say.
     """
     run = place if (place / "final" / "config.json").is_file() else None
     folder = place / "final" if run else place
     shape = read_config(folder, base=base)
     writes = shape.head == "language" and shape.kind != "encoder"
-    if shape.head not in KINDS and not writes:
-        raise ModelError(
-            "this model has no head for labels, tags or answers, and writes no text",
-            where=folder,
-            value=f"head: {shape.head}",
-            fix="train one: trivium train recipes/classification.yaml (or ner, question_answering, seq2seq)",
-        )
+    vectors = vectors or (shape.head not in KINDS and (folder / MODULES).is_file())
+    _check_choice(folder, shape.head, writes=writes, vectors=vectors, only=bool(dimensions or against))
     settings = data_settings(run, data, overrides, length=shape.max_positions)
     model = load(folder, device=device, threads=threads, base=base)
-    if writes:
-        found = evaluate_pairs(model, settings.train, settings, seed=seed, rows=rows)
-    elif rows is not None:
+    if rows is not None and (vectors or not writes):
         raise ModelError(
             "only models that write text are measured on a part", value=f"--rows {rows}", fix="leave it out"
         )
+    if vectors:
+        beside = [] if against is None else [Source(path=str(against))]
+        found = evaluate_vectors(
+            model, settings.train, settings, seed=seed, dimensions=dimensions or None, against=beside
+        )
+    elif writes:
+        found = evaluate_pairs(model, settings.train, settings, seed=seed, rows=rows)
     else:
         found = evaluate(model, settings.train, settings, seed=seed)
     if (seal := seal_of(data, runs=run.resolve().parent if run else Path("runs"))) is not None:
@@ -108,6 +115,22 @@ def evaluate_folder(
 
         write_report(run)
     return Evaluated(folder, found.summary, target, calibrate)
+
+
+def _check_choice(folder: Path, head: str, *, writes: bool, vectors: bool, only: bool) -> None:
+    """ModelError where there is nothing to measure, or a setting of vectors beside another kind."""
+    if only and not vectors:
+        raise ModelError(
+            "lengths and neighbours belong to vectors", where=folder, value=f"head: {head}", fix="add --vectors"
+        )
+    if head not in KINDS and not writes and not vectors:
+        raise ModelError(
+            "this model has no head for labels, tags or answers, and writes no text",
+            where=folder,
+            value=f"head: {head}",
+            fix="train one: trivium train recipes/classification.yaml (or ner, question_answering, seq2seq); "
+            "or measure its vectors with --vectors",
+        )
 
 
 def evaluate_remote(
@@ -177,9 +200,10 @@ def write_calibrated(folder: Path, target: Path, found: Evaluation, data: Path) 
         )
     parents = [parent_of(folder, "model"), parent_of(data, "calibration data")]
     with write_artifact(target, kind="model", parents=parents) as place:
-        for path in sorted(folder.iterdir()):
+        for path in sorted(folder.rglob("*")):
             if path.is_file() and path.name not in (MANIFEST, RECORD, DECISIONS):
-                shutil.copyfile(path, place / path.name)
+                (place / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, place / path.relative_to(folder))
         write_file(place / DECISIONS, found.decisions.to_json())
 
 
@@ -192,9 +216,14 @@ def measure_final(session: Session, place: Path) -> Evaluation | None:
     None where there is no held-out data or no head to measure. Called while the folder is being written.
     """
     recipe = session.recipe
-    if not recipe.data.validation or session.trainer.engine.roles["policy"].module.config.head not in KINDS:
+    if not recipe.data.validation:
+        return None
+    head, vectors = read_config(place).head, (place / MODULES).is_file()
+    if head not in KINDS and (not vectors or getattr(session.trainer.method, "alone", False)):
         return None
     model: LanguageModel = load(place, device=session.device)
+    if head not in KINDS:
+        return evaluate_vectors(model, recipe.data.validation, recipe.data, seed=recipe.seed)
     found = evaluate(model, recipe.data.validation, recipe.data, seed=recipe.seed)
     if found.decisions.rows >= FEWEST_ROWS:
         write_file(place / DECISIONS, found.decisions.to_json())
@@ -216,7 +245,10 @@ def describe(found: Evaluated) -> str:
     seal = summary.get("sealed")
     lines = [f"{summary['rows']:,} rows" + (f" of the sealed set {seal['name']} ({seal['hash'][:12]})" if seal else "")]
     lines += [f"{name.replace('_', ' ')}: {_figure(figure)}" for name, figure in summary["metrics"].items()]
-    columns = ("precision", "recall", "f1", "auroc", "mean_absolute_error", "spearman", "r2")
+    columns = (
+        *("ndcg@10", "mrr@10", "recall@10", "same_label_auc", "neighbour_accuracy", "pearson"),
+        *("precision", "recall", "f1", "auroc", "mean_absolute_error", "spearman", "r2"),
+    )
     for label, figures in list(summary["per_label"].items())[:40]:
         known = ", ".join(f"{name} {_figure(figures[name])}" for name in columns if name in figures)
         lines.append(f"  {label}: {known}")

@@ -18,15 +18,28 @@ from trivium.inference.engine import evaluating
 from trivium.models.adapter_folder import is_adapter
 from trivium.models.folder import load_model, read_config
 from trivium.tokenizers.special import mask_id
+from trivium.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from trivium.models.transformer import Transformer
     from trivium.recipe import Source
-    from trivium.tokenizers.tokenizer import Tokenizer
 
+ROWS = 200
+"""Documents of a probe."""
 MASKED = 7
 """For encoders each seventh token is hidden, in turn, so that all of them are guessed once."""
 _TOKENS_AT_ONCE = 1 << 13
+
+
+def forgotten(folder: Path, base: Path, sources: Sequence[Source], *, rows: int = ROWS) -> dict[str, float]:
+    """Bits per byte on general text of the base and of what was made of it, and their difference."""
+    tokenizer = Tokenizer.load(base)
+    models = {"before": with_language_head(base, base), "after": with_language_head(folder, base)}
+    found = {
+        name: bits_per_byte(model, tokenizer, sources, rows=rows, length=min(512, model.config.max_positions))
+        for name, model in models.items()
+    }
+    return {**found, "forgetting": found["after"] - found["before"]}
 
 
 def with_language_head(folder: Path, base: Path) -> Transformer:

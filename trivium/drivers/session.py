@@ -20,6 +20,7 @@ from trivium.core.distributed import Processes, resolve_device, start_processes
 from trivium.core.engine import Engine, slow_precision
 from trivium.core.feed import LoaderFeed
 from trivium.core.method import Context, Method, Role, RoleModel, derive_seed
+from trivium.core.offload import idle_offload
 from trivium.core.plan import Machine, describe_machine, forecast, refuse_if_impossible
 from trivium.core.state import Progression
 from trivium.core.trainer import Trainer
@@ -115,7 +116,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     started = start_embeddings(recipe, method, roles, tokenizer, vectors)
     feed = LoaderFeed(loader, Progression(), recipe.data.prefetch)
     trainer = make_trainer(resolved, method, roles, feed, tokenizer, total, device=device, processes=processes)
-    warning = slow_precision(recipe.train.precision, device)
+    said = [slow_precision(recipe.train.precision, device), idle_offload(recipe.train.offload, device)]
     if any(getattr(chosen.config, "cached_features", False) for chosen in resolved.transforms):
         splits = [data for data in (train_data, validation_data) if data is not None]
         started.append(cache_features(recipe, method, splits, device, processes))
@@ -133,7 +134,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
         trainer=trainer,
         feed=feed,
         machine=machine,
-        notes=[*tokenizer.messages, *said_of_sealed(train_data), *started, *([warning] if warning else [])],
+        notes=[*tokenizer.messages, *said_of_sealed(train_data), *started, *filter(None, said)],
     )
 
 
@@ -264,12 +265,12 @@ def count_trainable(resolved: ResolvedRecipe, config: ModelConfig, tokenizer: To
         transform.check(config)
     apply_transforms(model, transforms, seed=0)
     refuse_without_room(resolved.recipe, model)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(model.virtual_tokens)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(model.virtual_tokens())
 
 
 def refuse_without_room(recipe: Recipe, model: Transformer) -> None:
     """ConfigError if virtual tokens and the longest rows together are more than there are learned positions."""
-    virtual, limit = max(model.virtual_tokens), model.config.max_positions
+    virtual, limit = max(model.virtual_tokens()), model.config.max_positions
     if virtual and model.config.positions == "learned" and recipe.data.sequence_length + virtual > limit:
         raise ConfigError(
             f"the model has {limit} positions, and {virtual} virtual tokens take some of them",

@@ -132,7 +132,24 @@ def run(session: Session, folder: RunFolder, callbacks: Sequence[Callback] = ())
             proof.finish(trainer)
         write_final(session, folder, parents=checkpoints.parents)
         if main:
+            forget(session, folder)
             forecasting.finish()
+
+
+def forget(session: Session, folder: RunFolder) -> None:
+    """Measures what was forgotten of `data.probe`; it never stands in the way of the model itself."""
+    recipe = session.recipe
+    if not recipe.data.probe or recipe.model.path is None:
+        return
+    from trivium.drivers.forgetting import forgotten
+
+    try:
+        found = forgotten(folder.final, Path(recipe.model.path), recipe.data.probe)
+    except Exception as error:
+        say(f"what was forgotten could not be measured: {error}")
+        return
+    folder.write_json("probe.json", found)
+    say(f"on the probe: {found['before']:.3f} bits per byte before, {found['after']:.3f} after this run")
 
 
 def frozen_proof(session: Session, folder: RunFolder) -> FrozenProof | None:
@@ -288,7 +305,7 @@ def write_model(session: Session, folder: RunFolder, *, parents: list[Parent]) -
 
 def measured(session: Session, place: Path) -> Evaluation | None:
     """What a model with a head is worth on the held-out data; it never stands in the way of the model itself."""
-    if session.trainer.method.data_kind not in ("labels", "tokens", "questions"):
+    if session.trainer.method.data_kind not in ("labels", "tokens", "questions", "similar"):
         return None
     from trivium.drivers.evaluating import measure_final
 

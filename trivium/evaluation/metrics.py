@@ -136,7 +136,7 @@ def regression(truth: Floats, predicted: Floats, weights: Floats, names: Sequenc
             f"root_mean_squared_error/{name}": np.sqrt(squared),
             f"r2/{name}": 1 - ratio(squared, np.where(variance > 1e-12, variance, 0.0)),
             f"pearson/{name}": correlation(true, guess, weights),
-            f"spearman/{name}": np.array([_spearman(true, guess, each) for each in weights]),
+            f"spearman/{name}": np.array([spearman(true, guess, each) for each in weights]),
         }
     return figures
 
@@ -160,7 +160,8 @@ def ranks(values: Floats) -> Floats:
     return ((ends - (counts - 1) / 2)[inverse]).astype(np.float64)
 
 
-def _spearman(first: Floats, second: Floats, weights: Floats) -> float:
+def spearman(first: Floats, second: Floats, weights: Floats) -> float:
+    """Spearman's correlation of the rows, each as often as `weights` [N] says."""
     chosen = np.repeat(np.arange(len(first)), weights.astype(np.int64))
     a, b = ranks(first[chosen]), ranks(second[chosen])
     return float(correlation(a, b, np.ones((1, len(a))))[0]) if len(a) else float("nan")

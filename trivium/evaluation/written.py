@@ -12,6 +12,7 @@ from trivium.data.reading import read_rows
 from trivium.errors import DataError
 from trivium.evaluation.labelled import MISTAKES, Evaluation
 from trivium.evaluation.translation import generation_scores
+from trivium.inference.request import Beams
 
 if TYPE_CHECKING:
     from trivium.inference.model import LanguageModel
@@ -30,7 +31,7 @@ def evaluate_pairs(
     seed: int = 0,
     rows: int | None = None,
 ) -> Evaluation:
-    """Answers the source of each pair by the model's own settings, and compares with its target.
+    """Answers the source of each pair, and compares with its target; greedily, unless the model's folder says how.
 
     rows: measure so many, drawn by the seed; default: all.
     """
@@ -44,7 +45,11 @@ def evaluate_pairs(
     if rows is not None and rows < total:
         pairs = [pairs[number] for number in sorted(random.Random(seed).sample(range(total), rows))]
     asked, wanted = zip(*pairs, strict=True)
-    written = [answer.text for answer in model.answers(list(asked))]
+    # Chance would measure the luck of the draw; a folder that asks for it, or for beams, is taken at its word.
+    defaults = getattr(model, "defaults", None)
+    greedy = defaults is not None and defaults.chance is None and defaults.beams == Beams()
+    answers = model.answers(list(asked), temperature=0.0) if greedy else model.answers(list(asked))
+    written = [answer.text for answer in answers]
     scores = generation_scores(asked, wanted, written, resamples=RESAMPLES, seed=seed)
     predictions = [
         {"source": source, "true": target, "predicted": answer}

@@ -96,6 +96,7 @@ class Search:
     eos_ids: Collection[int] = ()
     opens: bool = False
     source: Sequence[int] = ()
+    adapter: str = ""
     groups: list[Group] = field(default_factory=list)
     length: int = 0
     """Tokens that each running beam has."""
@@ -223,7 +224,12 @@ def run(
     with evaluating(module):
         for batch in batches(searches, max_rows, width=searches[0].beams.num_beams):
             room = max(len(each.prompt) + each.max_new_tokens for each in batch) - 1
-            reader = CachedReader(module, [(each.prompt, each.source) for each in batch], room=room)
+            reader = CachedReader(
+                module,
+                [(each.prompt, each.source) for each in batch],
+                room=room,
+                adapters=[each.adapter for each in batch],
+            )
             for live in search(batch, reader):
                 if should_stop is not None and should_stop():
                     for each in searches:

@@ -15,7 +15,7 @@ from trivium.data.framing import Framed, Framing, framing_of, shares
 from trivium.data.spans import Window, cut_context
 from trivium.data.tagging import cut_words
 from trivium.errors import ModelError, TriviumError
-from trivium.inference.engine import evaluating
+from trivium.inference.engine import context_length, evaluating
 from trivium.losses.labels import full_precision, with_segments
 from trivium.models.heads import pooled_tokens
 
@@ -63,22 +63,30 @@ class Answer:
     score: float
 
 
-def need_head(model: LanguageModel, kind: Literal["sequence", "token", "span"], verb: str) -> None:
-    """ModelError if the model ends in something else."""
-    if model.module.config.head != kind:
+def need_head(
+    model: LanguageModel, kind: Literal["sequence", "token", "span"], verb: str, *, adapter: str = ""
+) -> None:
+    """ModelError if the model, under an entry of its shelf, ends in something else."""
+    head = model.shelf.shape(adapter).head
+    if head != kind:
         methods = {"sequence": "classification", "token": "token_classification", "span": "question_answering"}
         raise ModelError(
             f"this model cannot {verb}: it has no head for that",
-            value=f"head: {model.module.config.head}",
+            value=f"head: {head}",
             fix=f"train one first: trivium train recipes/{methods[kind]}.yaml",
         )
 
 
-def head_scores(module: Transformer, sequences: Sequence[tuple[Sequence[int], int]]) -> list[Floats]:
+def head_scores(
+    module: Transformer, sequences: Sequence[tuple[Sequence[int], int]], adapters: Sequence[str] = ()
+) -> list[Floats]:
     """The scores of each sequence, [labels], or of its tokens, [tokens, labels].
 
     sequences: ids with special tokens, and where the second segment begins.
+    adapters: for each the entry of the shelf whose head says it, empty for the model's own; one pass for all of them.
     """
+    if any(adapters):
+        return _mixed_scores(module, sequences, adapters)
     found: list[Floats] = [np.zeros(0)] * len(sequences)
     whole = module.config.head == "sequence"
     for numbers in _groups([len(ids) for ids, _ in sequences]):
@@ -97,6 +105,29 @@ def head_scores(module: Transformer, sequences: Sequence[tuple[Sequence[int], in
         values = full_precision(scores).double().cpu().numpy()
         for row, (number, (start, end)) in enumerate(zip(numbers, batch.layout.spans(), strict=True)):
             found[number] = values[row] if whole else values[start:end]
+    return found
+
+
+def _mixed_scores(
+    module: Transformer, sequences: Sequence[tuple[Sequence[int], int]], adapters: Sequence[str]
+) -> list[Floats]:
+    """The body runs once for all; each head then looks at its own sequences."""
+    found: list[Floats] = [np.zeros(0)] * len(sequences)
+    for numbers in _groups([len(ids) for ids, _ in sequences]):
+        batch = _batch([sequences[number] for number in numbers])
+        batch = with_segments(batch.to(next(module.parameters()).device), module.config.token_types)
+        more = {"token_types": batch.fields["token_types"]} if "token_types" in batch.fields else {}
+        names = [adapters[number] for number in numbers]
+        with torch.no_grad(), evaluating(module):
+            hidden = module(batch.input_ids, batch.layout, then=lambda hidden, _: hidden, adapters=names, **more)
+            for name in dict.fromkeys(names):
+                rows = [row for row, own in enumerate(names) if own == name]
+                spans = list(batch.layout.spans())
+                part = torch.cat([hidden[slice(*spans[row])] for row in rows])
+                head = (module.mixer.entry(name).head if name else None) or module.head
+                scores = head(part, Layout(tuple(batch.layout.lengths[row] for row in rows)))
+                for row, values in zip(rows, full_precision(scores).double().cpu().numpy(), strict=True):
+                    found[numbers[row]] = values
     return found
 
 
@@ -125,21 +156,33 @@ def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def classify(
-    model: LanguageModel, texts: Sequence[Texts], *, truncate: bool = False, length: int | None = None
+    model: LanguageModel,
+    texts: Sequence[Texts],
+    *,
+    truncate: bool = False,
+    length: int | None = None,
+    adapters: Sequence[str] = (),
 ) -> list[Classified]:
     """The labels of each text, with the model folder's temperature and thresholds.
 
     truncate: cut texts that are too long, which are an error otherwise.  length: tokens that fit; default: the model's.
     """
-    need_head(model, "sequence", "classify")
-    framing, room = framing_of(model.tokenizer), length or model.context_length
-    sequences = [_framed(model, framing, text, room, truncate, number) for number, text in enumerate(texts)]
-    return [decided(model, scores) for scores in head_scores(model.module, sequences)]
+    names = adapters or [""] * len(texts)
+    for name in dict.fromkeys(names or [""]):
+        need_head(model, "sequence", "classify", adapter=name)
+    framing = framing_of(model.tokenizer)
+    rooms = {name: length or context_length(model.module, adapter=name) for name in set(names)}
+    sequences = [
+        _framed(model, framing, text, rooms[name], truncate, number)
+        for number, (text, name) in enumerate(zip(texts, names, strict=True))
+    ]
+    scores = head_scores(model.module, sequences, names)
+    return [decided(model, values, name) for values, name in zip(scores, names, strict=True)]
 
 
-def decided(model: LanguageModel, scores: Floats) -> Classified:
+def decided(model: LanguageModel, scores: Floats, adapter: str = "") -> Classified:
     """Labels and probabilities from the scores [labels] of one text."""
-    config, decisions = model.module.config, model.decisions
+    config, decisions = model.shelf.shape(adapter), model.shelf.decisions.get(adapter, model.decisions)
     if config.problem == "regression":
         return Classified((), dict(zip(config.labels, scores.tolist(), strict=True)))
     values = probabilities(scores[None] / decisions.temperature, config.problem)[0]

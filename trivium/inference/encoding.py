@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trivium.data.batch import Layout, Source
 from trivium.data.sides import source_ids, text_frame
 from trivium.errors import ModelError, TriviumError
-from trivium.inference.engine import evaluating
+from trivium.inference.engine import context_length, evaluating
 from trivium.inference.request import check_number
 from trivium.models.heads import pool
 from trivium.models.sentences import Sentences
@@ -74,6 +74,7 @@ def embed(
     pooling: str | None = None,
     normalize: bool | None = None,
     truncate: bool = False,
+    adapters: Sequence[str] = (),
 ) -> Tensor:
     """[N, D] float32: one vector for each text, from the last hidden states (of an encoder-decoder the encoder's).
 
@@ -86,7 +87,11 @@ def embed(
             raise TriviumError("unknown pooling", where="pooling", value=pooling, fix=fix)
         sentences = replace(sentences, pooling=pooling)
     before = _prompt(sentences, prompt)
-    rows = [_row(model, sentences, before + text, number, truncate) for number, text in enumerate(texts)]
+    names = adapters or [""] * len(texts)
+    rows = [
+        _row(model, sentences, before + text, number, truncate, name)
+        for number, (text, name) in enumerate(zip(texts, names, strict=True))
+    ]
     size = sentences.size(model.module.config.hidden_size)
     if dimensions is not None:
         check_number("dimensions", dimensions, at_least=1, at_most=size, whole=True, fix=f"the vectors have {size}")
@@ -98,7 +103,8 @@ def embed(
         while order and total + len(rows[order[-1]]) <= _TOKENS_AT_ONCE:
             group.append(order.pop())
             total += len(rows[group[-1]])
-        pooled = _pooled(model, [rows[number] for number in group], sentences.pooling)
+        own = model.shelf.chosen([names[number] for number in group])
+        pooled = _pooled(model, [rows[number] for number in group], sentences.pooling, own)
         with torch.no_grad():
             made = sentences.vectors(pooled, dimensions=dimensions, normalize=False)
         vectors[group] = made.float().cpu()
@@ -119,10 +125,11 @@ def _prompt(sentences: Sentences, name: str | None) -> str:
     return sentences.prompts[name]
 
 
-def _row(model: LanguageModel, sentences: Sentences, text: str, number: int, truncate: bool) -> list[int]:
+def _row(model: LanguageModel, sentences: Sentences, text: str, number: int, truncate: bool, adapter: str) -> list[int]:
     """The tokens of a text in their frame."""
     ids = source_ids(model.tokenizer, text.lower() if sentences.lowercase else text)
-    limit = min(model.context_length, sentences.max_length or model.context_length)
+    context = context_length(model.module, adapter=adapter)
+    limit = min(context, sentences.max_length or context)
     if len(ids) > limit:
         if not truncate:
             raise TriviumError(
@@ -136,11 +143,15 @@ def _row(model: LanguageModel, sentences: Sentences, text: str, number: int, tru
     return ids
 
 
-def _pooled(model: LanguageModel, rows: Sequence[Sequence[int]], pooling: str) -> Tensor:
+def _pooled(
+    model: LanguageModel, rows: Sequence[Sequence[int]], pooling: str, adapters: Sequence[str] | None
+) -> Tensor:
     ids = torch.tensor([token for row in rows for token in row], device=model.device)
     layout = Layout(tuple(map(len, rows)))
     with torch.no_grad(), evaluating(model.module):
         if model.module.config.kind == "encoder_decoder":
-            return pool(model.module.encode(Source(ids, layout)), layout, pooling)
-        result: Tensor = model.module(ids, layout, then=lambda hidden, _: pool(hidden, layout, pooling))
+            return pool(model.module.encode(Source(ids, layout), adapters), layout, pooling)
+        result: Tensor = model.module(
+            ids, layout, then=lambda hidden, _: pool(hidden, layout, pooling), adapters=adapters
+        )
         return result

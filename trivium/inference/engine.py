@@ -38,6 +38,7 @@ class Sample:
 
     prompt: what the answer continues; of an encoder-decoder what its decoder starts with, and `source` what its
             encoder reads.
+    adapter: the entry of the model's shelf that it is made under, empty for none.
     """
 
     prompt: Sequence[int]
@@ -46,6 +47,7 @@ class Sample:
     stream: Random
     eos_ids: Collection[int] = ()
     source: Sequence[int] = ()
+    adapter: str = ""
     completion: Completion = field(default_factory=Completion)
     ended: bool = False
 
@@ -61,15 +63,22 @@ class CachedReader:
 
     module:  a decoder or an encoder-decoder. prompts, sources: [(ids, ids of the source or none)], one for each row.
     room:    most tokens that a row will hold, without virtual ones.
+    adapters: for each row the entry of the model's shelf that it is under, empty for none.
     """
 
     def __init__(
-        self, module: Transformer, prompts: Sequence[tuple[Sequence[int], Sequence[int]]], *, room: int
+        self,
+        module: Transformer,
+        prompts: Sequence[tuple[Sequence[int], Sequence[int]]],
+        *,
+        room: int,
+        adapters: Sequence[str] = (),
     ) -> None:
         self._module, self._prompts = module, prompts
+        self._adapters = adapters if any(adapters) else None
         self.device = next(module.parameters()).device
         dtype = _compute_dtype(module, self.device)
-        longest = room + module.virtual_tokens[0]
+        longest = room + max(module.virtual_tokens(adapter)[0] for adapter in {*adapters, ""})
         self._cache = KVCache(module.config, rows=len(prompts), max_length=longest, dtype=dtype, device=self.device)
         self._owners = list(range(len(prompts)))
         """Which source each row has."""
@@ -120,7 +129,8 @@ class CachedReader:
             logits: Tensor = head(hidden if ends is None else hidden[ends])
             return logits
 
-        result: Tensor = self._module(tokens, layout, then=then, cache=self._cache, source=source)
+        adapters = None if self._adapters is None else [self._adapters[owner] for owner in self._owners]
+        result: Tensor = self._module(tokens, layout, then=then, cache=self._cache, source=source, adapters=adapters)
         return result
 
 
@@ -210,10 +220,13 @@ class Decoding:
 
     def _read_prompts(self) -> Tensor:
         """Runs each distinct prompt once and copies its cache row for all of its samples; logits [S, V]."""
-        prompts = [(tuple(sample.prompt), tuple(sample.source)) for sample in self.live]
+        prompts = [(tuple(sample.prompt), tuple(sample.source), sample.adapter) for sample in self.live]
         places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
         room = max(len(sample.prompt) + sample.max_new_tokens for sample in self.live) - 1
-        self._reader = CachedReader(self._module, list(places), room=room)
+        adapters = [adapter for _, _, adapter in places]
+        self._reader = CachedReader(
+            self._module, [(prompt, source) for prompt, source, _ in places], room=room, adapters=adapters
+        )
         logits = self._reader.begin()
         if len(places) == len(prompts):
             return logits
@@ -295,7 +308,7 @@ def decode(
 
 
 def opening(
-    module: Transformer, ids: Sequence[int], prefix: Sequence[int] = (), *, where: str
+    module: Transformer, ids: Sequence[int], prefix: Sequence[int] = (), *, where: str, adapter: str = ""
 ) -> tuple[list[int], list[int]]:
     """(what the decoder starts with, what the encoder reads) for a prompt; a decoder continues the prompt itself.
 
@@ -312,7 +325,7 @@ def opening(
             where="decoder_start_token_id",
             fix="set it in config.json",
         )
-    context = context_length(module, source=True)
+    context = context_length(module, source=True, adapter=adapter)
     if not ids or len(ids) > context:
         raise TriviumError(
             "the source is too long for the model" if ids else "the source holds no token",
@@ -323,10 +336,10 @@ def opening(
     return [config.start_id, *prefix], list(ids)
 
 
-def context_length(module: Transformer, *, source: bool = False) -> int:
+def context_length(module: Transformer, *, source: bool = False, adapter: str = "") -> int:
     """Most tokens of a sequence, or of a source, beside the virtual ones; relative positions have no limit."""
     config = module.config
-    return 1 << 30 if config.positions == "relative" else config.max_positions - module.virtual_tokens[source]
+    return 1 << 30 if config.positions == "relative" else config.max_positions - module.virtual_tokens(adapter)[source]
 
 
 def check_generates(config: ModelConfig) -> None:

@@ -31,6 +31,8 @@ from trivium.inference.encoding import Filling
 from trivium.inference.engine import Sample, check_generates, check_room, context_length, decode, evaluating, opening
 from trivium.inference.request import Beams, FinishReason, Sampling, check_number, check_seed, random_stream
 from trivium.inference.settings import Settings, settle
+from trivium.inference.shelf import Shelf, open_shelf
+from trivium.inference.shelf_folder import is_shelf
 from trivium.inference.stopping import TextStream
 from trivium.losses.tokens import token_logprobs
 from trivium.models.folder import DTYPES, load_model
@@ -43,6 +45,8 @@ from trivium.tokenizers.tokenizer import Tokenizer
 Messages = Sequence[Mapping[str, Any]]
 Prompt = str | Messages
 """A text to continue, or a conversation to answer."""
+Adapter = str | Sequence[str | None] | None
+"""An entry of the model's shelf for all rows, or one for each (None: the base alone)."""
 
 _MOST_ROWS = 64
 _SCORED_AT_ONCE = 1 << 14
@@ -62,6 +66,7 @@ class Options(TypedDict, total=False):
     seed:           the same seed gives a prompt the same answers; default: a new one each time.
     should_stop:    asked before each token; True ends the answers as they stand.
     max_rows:       answers computed side by side; default 64.
+    adapter:        the entry of the model's shelf to answer under, or one for each prompt (None: the base alone).
     """
 
     max_new_tokens: int | None
@@ -84,6 +89,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     should_stop: Callable[[], bool] | None
     max_rows: int | None
+    adapter: Adapter
 
 
 @dataclass(frozen=True)
@@ -176,6 +182,7 @@ class _Asked:
     max_new_tokens: int
     eos_ids: frozenset[int]
     seed: int
+    adapter: str = ""
 
 
 class Stream:
@@ -201,6 +208,7 @@ class LanguageModel:
 
     module:    calling it on token ids [B, L] returns logits [B, L, V].
     tokenizer: turns text and messages into ids and back.
+    shelf:     soft prompts and adapters in memory, chosen row by row (`adapter=...`).
     defaults:  settings where the caller gives none.
     decisions: how the scores of a head for labels become labels.
     sentences: how hidden states become the vector of a text; None where the model was not trained to give any.
@@ -213,6 +221,7 @@ class LanguageModel:
         *,
         defaults: Defaults | None = None,
         decisions: Decisions | None = None,
+        folder: Path | None = None,
         sentences: Sentences | None = None,
     ) -> None:
         if tokenizer.vocab_size > module.config.vocab_size:
@@ -225,6 +234,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.defaults = defaults or Defaults()
         self.decisions = decisions or Decisions()
+        self.shelf = Shelf(module, folder)
         self.sentences = sentences or sentences_of(module)
 
     @property
@@ -315,6 +325,7 @@ class LanguageModel:
         pooling: str | None = None,
         normalize: bool | None = None,
         truncate: bool = False,
+        adapter: Adapter = None,
     ) -> Tensor:
         """The vector [D] of a text, or [N, D] of several, as the model was trained to give them.
 
@@ -324,23 +335,26 @@ class LanguageModel:
         normalize:  to length 1, so that the product of two vectors is their cosine; default: the model's, else yes.
         truncate:   cut texts that are too long for the model, which are an error otherwise.
         """
+        texts = [text] if isinstance(text, str) else text
         vectors = encoding.embed(
             self,
-            [text] if isinstance(text, str) else text,
+            texts,
             prompt=prompt,
             dimensions=dimensions,
             pooling=pooling,
             normalize=normalize,
             truncate=truncate,
+            adapters=self.shelf.names(adapter, len(texts)),
         )
         return vectors[0] if isinstance(text, str) else vectors
 
-    def classify(self, texts: Sequence[Texts], *, truncate: bool = False) -> list[Classified]:
+    def classify(self, texts: Sequence[Texts], *, truncate: bool = False, adapter: Adapter = None) -> list[Classified]:
         """The labels of each text (or pair of texts), or numbers, with their probabilities; needs a head for labels.
 
         truncate: cut texts that are too long for the model, which are an error otherwise.
         """
-        return classify.classify(self, texts, truncate=truncate)
+        names = self.shelf.names(adapter, len(texts))
+        return classify.classify(self, texts, truncate=truncate, adapters=names)
 
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
         """The tag of each word of each sentence; needs a head for tokens."""
@@ -351,12 +365,14 @@ class LanguageModel:
         return classify.answer(self, [(question, context)], stride=stride, allow_none=allow_none)[0]
 
     @overload
-    def score(self, text: str, *, source: str | None = None) -> Score: ...
+    def score(self, text: str, *, source: str | None = None, adapter: Adapter = None) -> Score: ...
 
     @overload
-    def score(self, text: list[str], *, source: list[str] | None = None) -> list[Score]: ...
+    def score(self, text: list[str], *, source: list[str] | None = None, adapter: Adapter = None) -> list[Score]: ...
 
-    def score(self, text: str | list[str], *, source: str | list[str] | None = None) -> Score | list[Score]:
+    def score(
+        self, text: str | list[str], *, source: str | list[str] | None = None, adapter: Adapter = None
+    ) -> Score | list[Score]:
         """The log-probability of each token of a text, or of each of several texts (computed together).
 
         source: of an encoder-decoder what each text answers; the end token is scored too.
@@ -371,12 +387,13 @@ class LanguageModel:
                 where="source",
                 value=f"{len(texts)} texts, {len(sources)} sources",
             )
-        rows = [self._scored(each) for each in texts]
+        rows, names = [self._scored(each) for each in texts], self.shelf.names(adapter, len(texts))
         hidden = opens or self.tokenizer.adds_bos
-        for number, ids in enumerate(rows):
-            self._check_scored(ids, hidden, f"text {number}")
+        for number, (ids, name) in enumerate(zip(rows, names, strict=True)):
+            self._check_scored(ids, hidden, f"text {number}", name)
+        found = self._logprobs(rows, [self._encoded(each) for each in sources], names)
         scores = []
-        for ids, logprobs in zip(rows, self._logprobs(rows, [self._encoded(each) for each in sources]), strict=True):
+        for ids, logprobs in zip(rows, found, strict=True):
             own = ids[1:] if hidden else ids
             known: list[float | None] = [*logprobs] if hidden else [None, *logprobs]
             scores.append(Score([self.tokenizer.decode([token], skip_special=False) for token in own], own, known))
@@ -391,18 +408,21 @@ class LanguageModel:
         frame = target_frame(self.tokenizer)
         return [*start, *frame.before, *self.tokenizer.encode(text), *frame.after]
 
-    def _check_scored(self, ids: Sequence[int], opened: bool, where: str) -> None:
+    def _check_scored(self, ids: Sequence[int], opened: bool, where: str, adapter: str) -> None:
+        context = context_length(self.module, adapter=adapter)
         if len(ids) <= opened:
             raise TriviumError("there is no text to score", where=where, fix="give at least one character")
-        if len(ids) - 1 > self.context_length:
+        if len(ids) - 1 > context:
             raise TriviumError(
                 "the text is too long for the model",
                 where=where,
-                value=f"{len(ids)} tokens; the last of at most {self.context_length + 1} can be scored",
+                value=f"{len(ids)} tokens; the last of at most {context + 1} can be scored",
                 fix="score it in parts",
             )
 
-    def _logprobs(self, rows: Sequence[Sequence[int]], sources: Sequence[Sequence[int]]) -> list[list[float]]:
+    def _logprobs(
+        self, rows: Sequence[Sequence[int]], sources: Sequence[Sequence[int]], adapters: Sequence[str]
+    ) -> list[list[float]]:
         """Log-probability of each token but the first, row by row; `sources`: one for each row, or none."""
         results: list[list[float]] = [[] for _ in rows]
         for numbers in _groups([len(ids) - 1 for ids in rows]):
@@ -418,10 +438,25 @@ class LanguageModel:
                 ids = torch.tensor([token for each in read for token in each], device=self.device)
                 source = Source(ids, Layout(tuple(map(len, read))))
             with torch.no_grad(), evaluating(self.module):
-                values = self.module(batch.input_ids, batch.layout, then=then, source=source).tolist()
+                own = self.shelf.chosen([adapters[number] for number in numbers])
+                values = self.module(batch.input_ids, batch.layout, then=then, source=source, adapters=own).tolist()
             for number, (start, end) in zip(numbers, batch.layout.spans(), strict=True):
                 results[number] = values[start:end]
         return results
+
+    def logprobs_after(self, given: str, text: str, *, before: Sequence[int] = (), adapter: str = "") -> list[float]:
+        """Log-probability of each token of `text` behind `given` (of an encoder-decoder: of the answer to it).
+
+        before: tokens that stand before all of it. What has nothing before it has none.
+        """
+        if self.module.config.kind == "encoder_decoder":
+            source = [*before, *self._encoded(given)]
+            return self._logprobs([self._scored(text)], [source], [adapter])[0]
+        opened = [*before, *self.tokenizer.encode_prompt(given)] if given else [*before, *self._scored("")]
+        own = self.tokenizer.encode(text)
+        rest = len(own) if opened else len(own) - 1
+        found = self._logprobs([[*opened, *own]], [], [adapter])[0]
+        return found[len(found) - rest :]
 
     def _asked(self, prompts: Sequence[Prompt], n: int, options: Options) -> tuple[Settings, list[_Asked]]:
         """Everything checked and encoded, before any work."""
@@ -431,17 +466,20 @@ class LanguageModel:
         opens = config.kind == "encoder_decoder"
         settings = settle(options, self.defaults, n=n, answers=opens)
         prefix = self.tokenizer.encode(options.get("prefix") or "")
+        names = self.shelf.names(options.get("adapter"), len(prompts))
         asked = []
-        for number, prompt in enumerate(prompts):
+        for number, (prompt, name) in enumerate(zip(prompts, names, strict=True)):
             where = "prompt" if len(prompts) == 1 else f"prompt {number}"
-            start, source = opening(self.module, self._encoded(prompt), prefix, where=where)
-            check_room(start, settings.max_new_tokens or 1, context=self.context_length, where=where)
-            length = settings.length(len(start), room=self.context_length)
+            start, source = opening(self.module, self._encoded(prompt), prefix, where=where, adapter=name)
+            context = context_length(self.module, adapter=name)
+            check_room(start, settings.max_new_tokens or 1, context=context, where=where)
+            length = settings.length(len(start), room=context)
             eos_ids = self._eos_ids(chat=not isinstance(prompt, str))
             seed = options.get("seed")
             seed = secrets.randbits(32) if seed is None else seed
             check_seed(seed)
-            asked.append(_Asked(start, source, settings.sampling_for(len(start), length), length, eos_ids, seed))
+            sampling = settings.sampling_for(len(start), length)
+            asked.append(_Asked(start, source, sampling, length, eos_ids, seed, name))
         return settings, asked
 
     def _encoded(self, prompt: Prompt) -> list[int]:
@@ -460,7 +498,7 @@ class LanguageModel:
                 stream = random_stream(each.seed, [*each.source, *each.prompt], number)
                 text = TextStream(self.tokenizer.stream(), stop)
                 sample = Sample(
-                    each.prompt, each.sampling, each.max_new_tokens, stream, each.eos_ids, source=each.source
+                    each.prompt, each.sampling, each.max_new_tokens, stream, each.eos_ids, each.source, each.adapter
                 )
                 answers.append(_Answer(sample, text, each.seed, number))
         return answers
@@ -469,7 +507,9 @@ class LanguageModel:
         """The n best answers to each prompt, in order."""
         opens = self.module.config.kind == "encoder_decoder"
         searches = [
-            Search(each.prompt, each.max_new_tokens, beams, each.sampling, each.eos_ids, opens, each.source)
+            Search(
+                each.prompt, each.max_new_tokens, beams, each.sampling, each.eos_ids, opens, each.source, each.adapter
+            )
             for each in asked
         ]
         waiting = deque(zip(asked, searches, strict=True))
@@ -531,7 +571,7 @@ def load(
     threads: int | None = None,
     base: str | Path | None = None,
 ) -> LanguageModel:
-    """The model, tokenizer and generation defaults of a model folder, or of a folder of adapters and their base.
+    """The model, tokenizer and generation defaults of a model folder, of adapters and their base, or of a shelf.
 
     dtype:   of the weights, as `torch.bfloat16` or "bfloat16"; default: as they are stored.
     device:  "auto" takes a GPU if there is one.
@@ -543,8 +583,10 @@ def load(
     if threads is not None:
         check_number("threads", threads, at_least=1, whole=True, fix="use a whole number from 1 up")
         use_threads(threads)
-    module = load_model(folder, dtype=_dtype(dtype), device=_device(device), base=base).eval()
     path = Path(folder)
+    if is_shelf(path):
+        return open_shelf(path, lambda found: load(found, dtype=dtype, device=device), base=base)
+    module = load_model(folder, dtype=_dtype(dtype), device=_device(device), base=base).eval()
     decisions = read_decisions(path, module.config.labels)
     sentences = read_sentences(path)
     if sentences is not None:
@@ -552,7 +594,12 @@ def load(
     # A folder that PEFT wrote has adapters only, and how to generate is known to the base.
     under = path if module.base is None else Path(module.base.path)
     return LanguageModel(
-        module, tokenizer_of(path, under), defaults=read_defaults(under), decisions=decisions, sentences=sentences
+        module,
+        tokenizer_of(path, under),
+        defaults=read_defaults(under),
+        decisions=decisions,
+        sentences=sentences,
+        folder=path,
     )
 
 

@@ -89,7 +89,9 @@ def head_of_labels(kind: str | None, tensors: Mapping[str, Tensor], config: Mode
     counts = {
         tensor.shape[0]
         for name, tensor in tensors.items()
-        if name.removeprefix(PEFT_PREFIX) in _SCORES and tensor.dim() == 2 and tensor.shape[1] == config.hidden_size
+        if name.removeprefix("base_model.").removeprefix("model.") in _SCORES
+        and tensor.dim() == 2
+        and tensor.shape[1] == config.hidden_size
     }
     if len(counts) != 1:
         return None

@@ -53,11 +53,12 @@ from trivium.models.folder import (
     write_json,
     write_model_config,
 )
+from trivium.models.heads import make_head
 from trivium.models.huggingface import HEAD_FIELDS, expand
 from trivium.models.transform import Base, Transform, adapters_of, add_transform, base_names, finish
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from trivium.models.transformer import Transformer
 
@@ -246,6 +247,59 @@ def put_adapter(model: Transformer, folder: Path | str, *, frozen: bool) -> str:
     if next(model.parameters()).device.type != "meta":
         put_values(model, transform.values(stored[0].tensors(), model))
     return transform.name
+
+
+def put_beside(
+    model: Transformer, folder: Path | str, name: str
+) -> tuple[list[Transform], ModelConfig, nn.Module | None]:
+    """Installs the adapters of a folder without counting them among the model's own.
+
+    name: what their names begin with. Returns them, the shape of the model with their head, and that head (None: it is
+    that of the base). ModelError if they belong to another base, or change it.
+    """
+    path = Path(folder)
+    assert model.base is not None, "only a model that was read from a folder has adapters beside it"
+    find_base(path, model.base.path)
+    stored = list(stored_adapters(path))
+    wanted = head_settings(path) or _head_of_labels(stored[0], model.config)
+    shape = with_head(model.config, wanted) if wanted else model.config
+    with torch.device("meta"):
+        whole = type(model)(shape)
+    added: list[Transform] = []
+    head: dict[str, Tensor] = {}
+    try:
+        for number, entry in enumerate(stored):
+            transform, tensors = _add(model, entry, f"{name}_{number}", seed=0), entry.tensors()
+            model.transforms.remove(transform)
+            added.append(transform)
+            values = transform.values(tensors, model)
+            head |= _read_trained_base(tensors, transform.peft_prefix, whole)
+            _refuse_changes(path, [each for each in (*values, *head) if transform.name not in each.split(".")])
+            put_values(model, values)
+    except Exception:
+        for transform in added:
+            transform.remove(model)
+        raise
+    for parameter in (parameter for transform in added for parameter in transform.added):
+        model.get_parameter(parameter).requires_grad_(False)
+    if not head:
+        return added, shape, None
+    made = make_head(shape)
+    made.load_state_dict({each.removeprefix("head."): tensor for each, tensor in head.items()}, assign=True)
+    like = model.embed.weight
+    return added, shape, made.to(device=like.device, dtype=like.dtype).eval().requires_grad_(False)
+
+
+def _refuse_changes(folder: Path, changed: list[str]) -> None:
+    """Weights of the base, but for the head, and what was done to it before."""
+    found = [name for name in changed if not name.startswith("head.")]
+    if (folder / OWN).is_file() and read_json(folder / OWN).get("prepared"):
+        found.append("it was quantised")
+    if found:
+        fix = "use it by itself"
+        raise ModelError(
+            "the adapter changes its base, so others cannot share it", where=folder, value=found[0], fix=fix
+        )
 
 
 def _add(model: Transformer, entry: Stored, name: str, *, seed: int) -> Transform:

@@ -372,8 +372,11 @@ class CrossAttention:
 def _self_mask(
     pattern: Pattern, bias: Tensor | None, queries: Tensor, keys: Tensor, most: int, widest: int
 ) -> Tensor | None:
-    """The mask of a bucket of sequences that look at themselves; a place that is fill looks at all of its own."""
-    if bias is None and (pattern.window or most) >= most and int(queries.min()) == most:
+    """The mask of a bucket of sequences that look at themselves; a place that is fill looks at all of its own.
+
+    None where the kernel's own causal order does: what fills up stands behind the sequence, where nothing of it looks.
+    """
+    if bias is None and (pattern.window or most) >= most and (pattern.causal or int(queries.min()) == most):
         return None
     fill = torch.arange(most, device=keys.device) >= queries[:, None]
     real = torch.arange(widest, device=keys.device) < keys[:, None]

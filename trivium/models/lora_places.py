@@ -18,7 +18,8 @@ from trivium.models.folder import file_tensor, keys_of
 from trivium.models.huggingface import expand
 from trivium.models.lora import EmbeddingBranch, LoRABranch, orthonormal, principal, random_down
 from trivium.models.quantized import QuantizedLinear, dense_weight
-from trivium.models.targets import Place, places
+from trivium.models.targets import EMBEDDING, Place, places
+from trivium.models.token_rows import TokenRows, tie_head
 
 if TYPE_CHECKING:
     from trivium.models.adapted import Rows
@@ -43,7 +44,7 @@ class LoRA(Protocol):
 
 
 _UNSUPPORTED = (
-    "trainable_token_indices", "target_parameters", "layer_replication", "lora_bias", "use_qalora",
+    "target_parameters", "layer_replication", "lora_bias", "use_qalora",
     "alora_invocation_tokens", "arrow_config", "use_bdlora", "velora_config", "monteclora_config",
 )  # fmt: skip
 """Settings of PEFT's LoRA that change what it computes and that this package does not have."""
@@ -69,6 +70,7 @@ def refuse_variants(raw: Mapping[str, Any]) -> None:
 def check_places(lora: LoRA, model: Transformer) -> None:
     """ConfigError where a place cannot have what the settings ask for."""
     config = lora.config
+    _check_tokens(lora, model)
     for place in lora.places:
         rows, columns = sum(place.sizes), model.get_parameter(f"{place.own[0]}.weight").shape[1]
         quantised = isinstance(model.get_submodule(place.own[0]), QuantizedLinear)
@@ -93,8 +95,31 @@ def check_places(lora: LoRA, model: Transformer) -> None:
             )
 
 
+def _check_tokens(lora: LoRA, model: Transformer) -> None:
+    tokens, where = lora.config.tokens, f"{lora.where}.tokens"
+    size = model.config.vocab_size
+    if wrong := [token for token in tokens if not 0 <= token < size]:
+        raise ConfigError(f"the model has tokens 0 to {size - 1}", where=where, value=wrong[0], fix="name those")
+    if len(set(tokens)) < len(tokens):
+        raise ConfigError("a token is named twice", where=where, value=tokens, fix="name each once")
+    if tokens and any(place.embedding for place in lora.places):
+        raise ConfigError(
+            "the embedding can have trained rows or a change of low rank, not both",
+            where=where,
+            fix="leave out tokens, or the embedding in target",
+        )
+    if any("token_rows" in vars(model.head) for _ in tokens):
+        raise ConfigError(
+            "another adapter trains rows of the tied embedding already", where=where, fix="leave them out"
+        )
+
+
 def install_branches(lora: LoRA, model: Transformer, *, seed: int) -> None:
     """Branches at all places of `lora`."""
+    if lora.config.tokens:
+        rows = TokenRows(model.embed, lora.config.tokens, lora.rows)
+        adapt(model, EMBEDDING, lora.name, rows)
+        tie_head(model, rows)
     for place in lora.places:
         rank, scale = lora.ranks[place.file], lora.scale(place)
         if place.embedding:
@@ -165,7 +190,10 @@ def merge_branches(lora: LoRA, model: Transformer) -> None:
     with torch.no_grad():
         for name, branch in branches_of(model, lora.name).items():
             layer = model.get_submodule(name)
-            if isinstance(layer, QuantizedLinear) and isinstance(branch, LoRABranch):
+            if isinstance(branch, TokenRows):
+                assert isinstance(layer, AdaptedEmbedding)
+                layer.weight.copy_(branch.patched(layer.weight))
+            elif isinstance(layer, QuantizedLinear) and isinstance(branch, LoRABranch):
                 layer.make_dense(branch.merged(layer))
             elif isinstance(layer, AdaptedLinear):
                 assert isinstance(branch, LoRABranch)
@@ -182,6 +210,8 @@ def to_file(lora: LoRA, model: Transformer, weights: Mapping[str, Tensor]) -> di
     """The tensors of the file, from the parameters by this package's names."""
     found: dict[str, Tensor] = {}
     started = lora.config.init in ("pissa", "olora")
+    if lora.config.tokens:
+        found[_token_name(model)] = weights[f"{EMBEDDING}.branches.{lora.name}.values"]
     for place in lora.places:
         file, names = PEFT_PREFIX + place.file, [f"{name}.branches.{lora.name}" for name in place.own]
         down, up = weights[f"{names[0]}.down"], place.stack([weights[f"{name}.up"] for name in names])
@@ -197,6 +227,29 @@ def to_file(lora: LoRA, model: Transformer, weights: Mapping[str, Tensor]) -> di
     return found | {PEFT_PREFIX + name: value for name, value in _biases(lora, model, weights).items()}
 
 
+def _token_name(model: Transformer) -> str:
+    """The name of the trained rows of the embedding in the file."""
+    file = next(place.file for place in places(model, embeddings=True) if place.embedding)
+    return f"{PEFT_PREFIX}{file}.token_adapter.trainable_tokens_delta"
+
+
+def tokens_in(raw: Mapping[str, Any], model: Transformer) -> list[int]:
+    """The tokens whose rows an adapter of PEFT trains; it may name the embedding with them."""
+    given = raw.get("trainable_token_indices") or []
+    if isinstance(given, dict):
+        own = _token_name(model).removesuffix(".token_adapter.trainable_tokens_delta")
+        if len(given) != 1 or not own.endswith(f".{next(iter(given))}"):
+            raise ModelError(
+                "only rows of the embedding of tokens can train",
+                where="adapter_config.json: trainable_token_indices",
+                value=list(given),
+            )
+        given = next(iter(given.values()))
+    if not isinstance(given, list) or not all(isinstance(token, int) for token in given):
+        raise ModelError("tokens are numbers", where="adapter_config.json: trainable_token_indices", value=given)
+    return given
+
+
 def _biases(lora: LoRA, model: Transformer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The biases that train, by PEFT's names: those of adapted modules are called those of their `base_layer`."""
     adapted = {place.file for place in lora.places}
@@ -209,9 +262,11 @@ def _biases(lora: LoRA, model: Transformer, weights: Mapping[str, Tensor]) -> di
     return found
 
 
-def from_file(lora: LoRA, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_file(lora: LoRA, model: Transformer, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The reverse of `to_file`, without the biases, which are parameters of the base."""
     found: dict[str, Tensor] = {}
+    if lora.config.tokens:
+        found[f"{EMBEDDING}.branches.{lora.name}.values"] = _tensor(tensors, _token_name(model))
     started = lora.config.init in ("pissa", "olora")
     for place in lora.places:
         file, names = PEFT_PREFIX + place.file, [f"{name}.branches.{lora.name}" for name in place.own]

@@ -79,17 +79,14 @@ class Place:
 def places(model: Transformer, *, embeddings: bool = False) -> list[Place]:
     """All linear layers of the model, and with `embeddings` that of tokens, in the order of the file format."""
     modules = dict(model.named_modules())
-    parameters = [
-        name
-        for name, _ in model.named_parameters(remove_duplicate=False)
-        if ".branches." not in name and not name.startswith("prompts.")
-    ]
+    named = dict(model.named_parameters(remove_duplicate=False))
+    parameters = [name for name in named if ".branches." not in name and not name.startswith("prompts.")]
     found = []
     for key in expand(keys_of(model.config), model.config, parameters):
         own = tuple(name.removesuffix(".weight") for name in key.own)
         kinds = (nn.Linear, nn.Embedding) if embeddings and own == (EMBEDDING,) else (nn.Linear,)
         if key.own[0].endswith(".weight") and all(isinstance(modules[name], kinds) for name in own):
-            found.append(_place(key, own, [model.get_parameter(name).shape[0] for name in key.own], model))
+            found.append(_place(key, own, [named[name].shape[0] for name in key.own], model))
     return found
 
 

@@ -34,6 +34,7 @@ from trivium.models.cache import KVCache
 from trivium.models.config import ModelConfig, Rope
 from trivium.models.heads import make_head
 from trivium.models.layers import Block, Embedding, make_block, make_norm
+from trivium.models.mixing import Mixer
 from trivium.models.positions import Alibi, RelativeBias
 from trivium.models.transform import Base, Transform
 from trivium.models.virtual import OpenedAttention, Opening, opening
@@ -46,14 +47,15 @@ class Stack(nn.Module):
     """Blocks one after the other, with what stands before and after them.
 
     causal: a token sees those before it only. cross: it also sees the source of its sequence.
-    activation_checkpointing: keep only each block's input, and compute the rest again in the backward pass.
+    activation_checkpointing: of every so many blocks keep the input only, and compute the rest again in the backward
+                              pass; 0 for none.
     """
 
     def __init__(self, config: ModelConfig, layers: int, *, causal: bool, cross: bool = False) -> None:
         super().__init__()
         self.config = config
         self.causal = causal
-        self.activation_checkpointing = False
+        self.activation_checkpointing = 0
         self.position_embed: Embedding | None = None
         if config.positions == "learned":
             self.position_embed = Embedding(config.max_positions + config.position_offset, config.hidden_size)
@@ -141,12 +143,12 @@ class Stack(nn.Module):
         self, hidden: Tensor, plan: Plan, blocks: Iterable[nn.Module] | None = None, *, wanted: Tensor | None = None
     ) -> Tensor:
         """[T, D] -> [T, D] through `blocks` (default: all); the last one only for the tokens `wanted` [W]: [W, D]."""
-        recompute = self.activation_checkpointing and torch.is_grad_enabled()
+        every = self.activation_checkpointing if torch.is_grad_enabled() else 0
         chosen = list(self.blocks if blocks is None else blocks)
         with nullcontext() if plan.compiles else _uncompiled():
-            for block in chosen:
+            for number, block in enumerate(chosen):
                 given = (hidden, plan) if wanted is None or block is not chosen[-1] else (hidden, plan, wanted)
-                if recompute:
+                if every and number % every == 0:
                     hidden = torch.utils.checkpoint.checkpoint(block, *given, use_reentrant=False)
                 else:
                     hidden = block(*given)
@@ -161,6 +163,7 @@ class Transformer(Stack):
     encoder: the stack that reads the sources of an encoder-decoder; it shares the embedding.
     transforms: what was applied to it, in order. base: the model folder that its adapters belong to.
     prompts: what makes virtual tokens, by the name of its transform.
+    mixer: further adapters, each of which acts on the sequences that ask for it.
     invented: names of parameters that are random although the model was read from a folder: those of a new head.
     balance: after a forward pass of a mixture of experts, how unequally busy the experts were (1: equally); a scalar.
     """
@@ -175,6 +178,7 @@ class Transformer(Stack):
             self.encoder = Stack(config, config.num_layers, causal=False) if both else None
             self.head = make_head(config)
         self.prompts = nn.ModuleDict()
+        self.mixer = Mixer()
         self.balance: Tensor | None = None
         self.transforms: list[Transform] = []
         self.base: Base | None = None
@@ -202,17 +206,17 @@ class Transformer(Stack):
         """Whether the last block can do without some tokens: not where others count them."""
         return bool(self.blocks) and self.config.kind != "encoder_decoder" and not self.config.experts
 
-    @property
-    def virtual_tokens(self) -> tuple[int, int]:
-        """How many virtual tokens stand before each sequence, and before each source."""
+    def virtual_tokens(self, adapter: str = "") -> tuple[int, int]:
+        """How many virtual tokens stand before each sequence, and before each source; under `adapter`."""
         pairs = [transform.virtual_tokens(self.config) for transform in self.transforms]
+        pairs += [self.mixer.entry(adapter).virtual_tokens()] if adapter else []
         return sum(own for own, _ in pairs), sum(source for _, source in pairs)
 
-    def checkpoint_activations(self) -> None:
-        """Keep only each block's input, and compute the rest again in the backward pass."""
-        self.activation_checkpointing = True
+    def checkpoint_activations(self, every: int = 1) -> None:
+        """Of every so many blocks keep only the input, and compute the rest again in the backward pass."""
+        self.activation_checkpointing = every
         if self.encoder is not None:
-            self.encoder.activation_checkpointing = True
+            self.encoder.activation_checkpointing = every
 
     def assign(self, weights: Mapping[str, Tensor]) -> None:
         """Make `weights`, by name and without a tied head, the parameters; they are not copied."""
@@ -231,6 +235,7 @@ class Transformer(Stack):
         source: Source | None = None,
         token_types: Tensor | None = None,
         wanted: Tensor | None = None,
+        adapters: Sequence[str] | None = None,
     ) -> Any:
         """What the head says, or what `then` makes of the hidden states.
 
@@ -243,6 +248,7 @@ class Transformer(Stack):
         source:      for an encoder-decoder: one source for each sequence; once it is in the cache, None.
         token_types: [T] segment of each token, for models that tell them apart; default: all 0.
         wanted:      [W] tokens, ascending, whose hidden states `then` looks at; the others may be zero, and cost less.
+        adapters:    for each sequence the entry of `mixer` that acts on it, empty for none.
         Returns logits [B, L, V] or [T, V] (scores of sequences: [S, N]), or the result of `then`.
         """
         shape = input_ids.shape
@@ -251,69 +257,99 @@ class Transformer(Stack):
             input_ids = input_ids.reshape(-1)
         if layout.tokens != input_ids.shape[0]:
             raise ValueError(f"the layout counts {layout.tokens} tokens, input_ids has {input_ids.shape[0]}")
-        if not self._can_leave_out:
-            wanted = None
-        memory, read = (None, None) if source is None else self._read(source)
-        prompt = self._opening(layout, cache, Transform.prompt) if self.encoder is None else None
+        hidden = self._hidden(input_ids, layout, cache, offset, source, token_types, wanted, adapters)
+        if then is not None:
+            return then(hidden, self.head)
+        result: Tensor = self.head(hidden, layout)
+        return result if self.config.head == "sequence" else result.view(*shape, result.shape[-1])
+
+    def _hidden(
+        self,
+        input_ids: Tensor,
+        layout: Layout,
+        cache: KVCache | None,
+        offset: Tensor | None,
+        source: Source | None,
+        token_types: Tensor | None,
+        wanted: Tensor | None,
+        adapters: Sequence[str] | None,
+    ) -> Tensor:
+        """[T, D] final hidden states; arguments as in `forward`."""
+        prompt = self._opening(layout, cache, Transform.prompt, adapters) if self.encoder is None else None
         inside = layout if prompt is None else prompt.layout
-        prefix = self._opening(inside, cache, Transform.prefix)
-        places = wanted if prompt is None else self._heard(prompt, layout, wanted)
+        prefix = self._opening(inside, cache, Transform.prefix, adapters)
+        heading = None if source is None else self._opening(source.layout, None, Transform.prompt, adapters)
+        read = None if source is None else source.layout if heading is None else heading.layout
+        if not self._can_leave_out or adapters is not None:
+            wanted = None
+        places = wanted if prompt is None else self._heard(prompt, layout, wanted, adapters)
         last = None if wanted is None else places
-        plan = self.plan(
-            inside, device=input_ids.device, cache=cache, memory=memory, source=read, prefix=prefix, wanted=last
-        )
-        hidden = self.embed_inputs(input_ids, plan.positions, offset, token_types, prompt)
-        hidden = self.run_blocks(hidden, plan, wanted=last)
+        with self.mixer.acting(self, adapters, inside, read):
+            memory = None if source is None else self._read(source, heading)
+            plan = self.plan(
+                inside, device=input_ids.device, cache=cache, memory=memory, source=read, prefix=prefix, wanted=last
+            )
+            hidden = self.embed_inputs(input_ids, plan.positions, offset, token_types, prompt)
+            hidden = self.run_blocks(hidden, plan, wanted=last)
         if cache is not None:
             cache.advance((inside if prefix is None else prefix.layout).lengths)
         if plan.routing:
             self.balance = balance(plan.routing)
         if wanted is None and places is not None:
             hidden = hidden.index_select(0, places)
-        hidden = self.final_norm(hidden)
-        if wanted is not None:
-            hidden = hidden.new_zeros(layout.tokens, hidden.shape[1]).index_copy(0, wanted, hidden)
-        if then is not None:
-            return then(hidden, self.head)
-        result: Tensor = self.head(hidden, layout)
-        return result if self.config.head == "sequence" else result.view(*shape, result.shape[-1])
+        normed: Tensor = self.final_norm(hidden)
+        if wanted is None:
+            return normed
+        return normed.new_zeros(layout.tokens, normed.shape[1]).index_copy(0, wanted, normed)
 
-    def encode(self, source: Source) -> Tensor:
+    def encode(self, source: Source, adapters: Sequence[str] | None = None) -> Tensor:
         """[T_s, D] hidden states of the sources, through the encoder."""
-        memory, _ = self._read(source)
-        prompt = self._opening(source.layout, None, Transform.prompt)
-        return memory if prompt is None else prompt.drop(memory)
+        heading = self._opening(source.layout, None, Transform.prompt, adapters)
+        layout = source.layout if heading is None else heading.layout
+        with self.mixer.acting(self, adapters, layout, layout):
+            memory = self._read(source, heading)
+        return memory if heading is None else heading.drop(memory)
 
-    def _read(self, source: Source) -> tuple[Tensor, Layout]:
-        """What the encoder makes of the sources, and how it lies: with the virtual tokens before them."""
+    def _read(self, source: Source, heading: Opening | None) -> Tensor:
+        """[T_s', D] what the encoder makes of the sources and of the virtual tokens before them."""
         if self.encoder is None:
             raise ValueError("this model has no encoder for a source")
         encoder, embedded = self.encoder, self.embed_tokens(source.ids)
-        prompt = self._opening(source.layout, None, Transform.prompt)
-        layout = source.layout if prompt is None else prompt.layout
+        layout = source.layout if heading is None else heading.layout
         plan = encoder.plan(layout, device=source.ids.device)
-        embedded = embedded if prompt is None else prompt.insert(embedded, prompt.vectors)
+        embedded = embedded if heading is None else heading.insert(embedded, heading.vectors)
         hidden = encoder.run_blocks(encoder.enter(embedded, plan.positions), plan)
         normed: Tensor = encoder.final_norm(hidden)
-        return normed, layout
+        return normed
 
-    def _opening(self, layout: Layout, cache: KVCache | None, hook: Hook) -> Opening | None:
+    def _opening(
+        self, layout: Layout, cache: KVCache | None, hook: Hook, adapters: Sequence[str] | None
+    ) -> Opening | None:
         """The virtual tokens before each sequence; rows of a cache that hold something have begun with theirs."""
         if not self.prompts:
             return None
         begun = [0] * layout.sequences if cache is None else cache.lengths
-        acting = [[] if length else self.transforms for length in begun]
+        names = [""] * layout.sequences if adapters is None else adapters
+        own = {name: self.mixer.entry(name).transforms for name in set(names) if name}
+        acting = [
+            () if length else (*self.transforms, *own.get(name, ())) for name, length in zip(names, begun, strict=True)
+        ]
         return opening(layout, acting, lambda transform: getattr(transform, hook.__name__)(self))
 
-    def _heard(self, prompt: Opening, layout: Layout, wanted: Tensor | None) -> Tensor:
+    def _heard(self, prompt: Opening, layout: Layout, wanted: Tensor | None, adapters: Sequence[str] | None) -> Tensor:
         """Which hidden state stands for each token (each that is `wanted`): its own, with one exception.
 
         A head that reads the first token of a sequence gets that of the first virtual token, as PEFT has it.
         """
+        names = [""] if adapters is None else adapters
+        shapes = {name: self.mixer.entry(name).config if name else self.config for name in set(names)}
+        reads = {name: shape.head == "sequence" and shape.pooling == "first" for name, shape in shapes.items()}
         places = prompt.places
-        if self.config.head == "sequence" and self.config.pooling == "first":
+        if any(reads.values()):
+            each = [reads[name] for name in names] * (layout.sequences if adapters is None else 1)
+            chosen = torch.tensor(each, device=places.device)
             firsts = torch.tensor(layout.starts(), device=places.device)
-            places = places.index_copy(0, firsts, prompt.starts)
+            places = places.index_copy(0, firsts[chosen], prompt.starts[chosen])
         return places if wanted is None else places.index_select(0, wanted)
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:

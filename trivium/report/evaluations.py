@@ -40,6 +40,17 @@ _NAMES = {
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
     "copied": "Copies of the source",
+    "spearman": "Spearman",
+    "pearson": "Pearson",
+    "ndcg@10": "nDCG@10",
+    "mrr@10": "MRR@10",
+    "recall@1": "Recall@1",
+    "recall@10": "Recall@10",
+    "recall@100": "Recall@100",
+    "same_label_auc": "AUC of same labels",
+    "neighbour_accuracy": "Accuracy of neighbours",
+    "alignment": "Alignment",
+    "uniformity": "Uniformity",
 }
 _COLUMNS = {
     "precision": "precision",
@@ -52,6 +63,11 @@ _COLUMNS = {
     "r2": "R2",
     "pearson": "Pearson",
     "spearman": "Spearman",
+    "ndcg@10": "nDCG@10",
+    "mrr@10": "MRR@10",
+    "recall@10": "recall@10",
+    "same_label_auc": "AUC of same labels",
+    "neighbour_accuracy": "accuracy of neighbours",
 }
 _SHARES = {"accuracy", "exact", "exact_match", "copied"}
 

@@ -48,6 +48,7 @@ class Record:
     data: Row = field(default_factory=dict)
     groups: Row = field(default_factory=dict)
     frozen: Row = field(default_factory=dict)
+    probe: Row = field(default_factory=dict)
     config: Row = field(default_factory=dict)
     train: list[Row] = field(default_factory=list)
     validation: list[Row] = field(default_factory=list)
@@ -103,7 +104,7 @@ def read_record(folder: Path) -> Record:
         )
     record = Record(folder)
     record.touched = max((folder / name).stat().st_mtime for name in _FILES if (folder / name).is_file())
-    for name in ("status", "environment", "differences", "data", "groups", "frozen"):
+    for name in ("status", "environment", "differences", "data", "groups", "frozen", "probe"):
         setattr(record, name, redact(_read_object(record, f"{name}.json")))
     both = _read_object(record, "forecast.json")
     record.forecast, record.fact = (

@@ -93,6 +93,10 @@ def key_figures(record: Record) -> list[Figure]:
     sizes = [row["bits_per_byte"] for row in record.validation if is_number(row.get("bits_per_byte"))]
     if sizes:
         found.append(Figure("Bits per byte", f"{sizes[-1]:.3f}", "held-out text"))
+    forgetting = record.probe.get("forgetting")
+    if is_number(forgetting):
+        words = f"bits per byte on general text, from {record.probe.get('before', 0.0):.3f}"
+        found.append(Figure("Forgotten", f"{forgetting:+.3f}".replace("-", "\u2212"), words))
     tokens = [row["tokens"] for row in record.train if is_number(row.get("tokens"))]
     if tokens:
         found.append(Figure("Tokens trained", readable_count(tokens[-1])))

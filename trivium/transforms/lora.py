@@ -59,6 +59,8 @@ class LoRA(Transform):
         """Start: random A (two spreads), the largest parts of W, its QR, or what quantising the base took away."""
         bias: Literal["none", "lora_only", "all"] = "none"
         """Which biases of the base train beside it: those of its layers, or all."""
+        tokens: list[int] = Field(default_factory=list)
+        """Ids of tokens whose rows of the embedding (and of a head tied to it) train: those added to a vocabulary."""
         lr_ratio: float = Field(1.0, gt=0)
         """How many times as fast as A the matrices B learn (LoRA+; 16 is usual)."""
 
@@ -124,8 +126,11 @@ class LoRA(Transform):
 
     def remove(self, model: Transformer) -> None:
         from trivium.models.adapted import release
+        from trivium.models.token_rows import release_head
 
         release(model, self.name)
+        if self.config.tokens:
+            release_head(model)
 
     def settings(self, model: Transformer) -> dict[str, Any]:
         """PEFT's LoraConfig."""
@@ -149,6 +154,7 @@ class LoRA(Transform):
             "fan_in_fan_out": model.config.family == "gpt2",
             "bias": config.bias,
             "init_lora_weights": True,
+            "trainable_token_indices": config.tokens or None,
         }
 
     def tensors(self, model: Transformer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -160,7 +166,7 @@ class LoRA(Transform):
     @classmethod
     def from_peft(cls, raw: Mapping[str, Any], tensors: Mapping[str, Tensor], model: Transformer) -> Self:
         """LoRA as PEFT stored it; the places are those that the file has tensors for."""
-        from trivium.models.lora_places import places_in, refuse_variants
+        from trivium.models.lora_places import places_in, refuse_variants, tokens_in
         from trivium.models.targets import fits_pattern, places
 
         refuse_variants(raw)
@@ -173,6 +179,7 @@ class LoRA(Transform):
             bias=raw.get("bias", "none"),
             alpha_pattern=raw.get("alpha_pattern") or {},
             rank_pattern=raw.get("rank_pattern") or {},
+            tokens=tokens_in(raw, model),
         )
         self = cls(config)
         self.ranks = places_in(model, tensors)
@@ -186,4 +193,4 @@ class LoRA(Transform):
         """The reverse of `tensors`."""
         from trivium.models.lora_places import from_file
 
-        return from_file(self, tensors)
+        return from_file(self, model, tensors)

@@ -174,14 +174,26 @@ class RayEngine:
         self._ray = ray
         self._own = not ray.is_initialized()
         if self._own:
-            variables = {**ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            said: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-            if "RAY_ADDRESS" in os.environ:
-                ray.init(runtime_env={"env_vars": variables}, **said)
-            else:  # a runtime_env would hang where the path of the interpreter holds a space
-                with _environment(variables):
-                    ray.init(num_cpus=workers, include_dashboard=False, **said)
+            try:
+                self._connect(workers)
+            except Exception as error:  # Ray raises all kinds, bare ones too
+                ray.shutdown()
+                raise TriviumError(
+                    "Ray did not start, or cannot be reached",
+                    where=os.environ.get("RAY_ADDRESS", "engine: ray"),
+                    value=str(error) or type(error).__name__,
+                    fix="try again when the machine has less to do, check RAY_ADDRESS, or use engine: local",
+                ) from error
         self._at_once = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def _connect(self, workers: int | None) -> None:
+        variables = {**ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        said: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        if "RAY_ADDRESS" in os.environ:
+            self._ray.init(runtime_env={"env_vars": variables}, **said)
+        else:  # a runtime_env would hang where the path of the interpreter holds a space
+            with _environment(variables):
+                self._ray.init(num_cpus=workers, include_dashboard=False, **said)
 
     def run(self, job: Job, tasks: Sequence[Task], more: More) -> dict[str, Any]:
         """See `Engine`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -24,7 +25,17 @@ EXTENSIONS = (".zip", *_TAR)
 
 MOST_FILES = 1_000_000
 
-_WRONG = (*DAMAGED, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError)
+_WRONG = (
+    *DAMAGED,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+)
+"""What the standard library raises for damaged archives."""
 
 
 def unpack(path: Path, folder: Path, intake: Intake) -> None:

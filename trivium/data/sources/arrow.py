@@ -38,6 +38,7 @@ def rows(file: InputFile, intake: Intake) -> Iterator[Row]:
             else:
                 batches = iter(ipc.open_stream(source))
             for batch in batches:
+                _check(batch, pyarrow.ArrowInvalid)
                 for start in range(0, batch.num_rows, _ROWS):
                     yield from rows_of(batch.slice(start, _ROWS), number, file, intake)
                     number += min(_ROWS, batch.num_rows - start)
@@ -52,6 +53,16 @@ def rows(file: InputFile, intake: Intake) -> Iterator[Row]:
                 fix="the file may have been cut off; download or write it again",
             )
         )
+
+
+def _check(batch: Any, invalid: type[Exception]) -> None:
+    """Offsets in a damaged file may point outside of it; texts that are not UTF-8 are found row by row later."""
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except invalid as error:
+            if "UTF8" not in str(error):
+                raise
 
 
 def rows_of(batch: Any, before: int, file: InputFile, intake: Intake) -> Iterator[Row]:
