@@ -225,7 +225,7 @@ def test_startup_and_population_change_what_is_proposed(changed: Changed) -> Non
     assert proposed({"name": "cmaes"}) != proposed({"name": "cmaes", "population": 4})
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.slow), "random"])
 def test_conditions_lists_and_sections_can_be_sampled(changed: Changed, sampler: str) -> None:
     optimizers = [{"name": "adamw", "beta2": 0.95}, {"name": "adamw", "beta2": 0.99}]
     search = read_search(changed({**CONDITIONAL, "train.optimizer": optimizers}, sampler=sampler, trials=12))
@@ -341,6 +341,7 @@ class Failing(CausalLanguageModelling):
 '''
 
 
+@pytest.mark.slow
 def test_bad_trials_are_recorded_and_the_sweep_goes_on(
     changed: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +361,7 @@ def test_bad_trials_are_recorded_and_the_sweep_goes_on(
         tv.sweep({**recipe, "name": "defect"}, ["sweep.space.train.lr=[4e-3,1e-3]"])
 
 
+@pytest.mark.slow
 def test_a_goal_that_is_not_measured_ends_the_sweep_at_the_first_validation(changed: Changed) -> None:
     goal = {"metric": "validation.beauty", "direction": "maximize"}
     recipe = changed({"train.lr": [1e-3, 2e-3]}, goals=goal, trials=2)
@@ -382,6 +384,7 @@ def test_a_pruned_trial_really_stops(changed: Changed) -> None:
         assert status["state"] == "interrupted" and "pruner" in status["reason"]
 
 
+@pytest.mark.slow
 def test_several_goals_seeds_and_processes(changed: Changed) -> None:
     space = {"model.config.num_layers": [1, 3], "train.lr": [1e-2, 1e-6]}
     goals = ["validation.loss", "parameters"]
@@ -409,6 +412,7 @@ def test_several_goals_seeds_and_processes(changed: Changed) -> None:
     assert "What is given up for what" in found.report.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_minutes_end_a_sweep(changed: Changed) -> None:
     found = tv.sweep(changed({"train.lr": LR}, trials=50, minutes=0.01))
     assert len(found.trials) == 1
