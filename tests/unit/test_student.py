@@ -43,6 +43,11 @@ def student_of(teacher: Transformer, changes: dict[str, Any], **options: Any) ->
 IDS = torch.arange(3, 23)
 
 
+def assert_same(student: Transformer, teacher: Transformer) -> None:
+    """Up to rounding: sums over fewer columns are added in another order, and which one depends on the processor."""
+    torch.testing.assert_close(student(IDS, Layout((20,))), teacher(IDS, Layout((20,))), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("teacher", "student", "choice", "expected"),
     [
@@ -72,7 +77,7 @@ def test_impossible_layers_are_refused(choice: Any) -> None:
 def test_a_student_with_all_layers_is_the_teacher(name: str) -> None:
     teacher = teacher_of(name)
     student = student_of(teacher, {})
-    torch.testing.assert_close(student(IDS, Layout((20,))), teacher(IDS, Layout((20,))))
+    assert_same(student, teacher)
     for one, two in zip(student.parameters(), teacher.parameters(), strict=True):
         assert one.data_ptr() != two.data_ptr()
 
@@ -84,7 +89,7 @@ def test_dropped_layers_leave_the_others_as_they_were() -> None:
     for block in list(teacher.blocks)[:3]:  # a block that adds nothing is not there
         block.attention.output.weight.zero_()
         block.mlp.down.weight.zero_()
-    torch.testing.assert_close(student(IDS, Layout((20,))), teacher(IDS, Layout((20,))))
+    assert_same(student, teacher)
 
 
 @torch.no_grad()
@@ -97,7 +102,7 @@ def test_a_narrower_student_has_the_first_part_of_every_weight() -> None:
     for block in teacher.blocks:
         block.attention.output.weight[:, 16:] = 0
         block.mlp.down.weight[:, 20:] = 0
-    torch.testing.assert_close(student(IDS, Layout((20,))), teacher(IDS, Layout((20,))))
+    assert_same(student, teacher)
 
 
 @torch.no_grad()
@@ -121,7 +126,7 @@ def test_distilbert_from_another_family_gives_the_same_numbers(name: str) -> Non
     teacher = teacher_of(name, norm_eps=1e-12)
     changes = {"family": "distilbert", "token_types": 0, "position_offset": 0, "bos_id": None, "eos_id": None}
     student = student_of(teacher, changes)
-    torch.testing.assert_close(student(IDS, Layout((20,))), teacher(IDS, Layout((20,))), rtol=0, atol=1e-4)
+    assert_same(student, teacher)
 
 
 @torch.no_grad()
