@@ -19,6 +19,8 @@ from pathlib import Path
 
 from sides import validations
 
+WORKLOAD = {"data": ["sst2"], "arguments": ["--data", "{data}/sst2"]}
+
 CHILDREN = 16
 VARIANTS = {
     "none": [],

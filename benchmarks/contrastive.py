@@ -28,6 +28,8 @@ import numpy as np
 from books import DATA, write_books
 from mlm_then_sst2 import pretrain, sentences
 
+WORKLOAD = {"data": ["gutenberg", "sst2"]}
+
 THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
 KINDS: dict[str, dict[str, Any]] = {
     "cross-entropy": {"name": "classification", "pooling": "mean"},

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from sides import validations
 
+WORKLOAD = {}
+
 ORDERS = ("none", "easy_first", "hard_first", "random")
 
 

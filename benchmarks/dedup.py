@@ -35,6 +35,13 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+WORKLOAD = {
+    "peers": ["rensa==0.5.0", "datasketch"],
+    "environment": "texts",
+    "data": ["minhash_articles"],
+    "arguments": ["{data}/minhash_articles", "--pairs", "2"],
+}
+
 ROOT = Path(__file__).parent.parent
 BANDS, ROWS, WIDTH, THRESHOLD = 14, 8, 5, 0.8
 SIDES = ("trivium", "rensa", "rensa-matrix", "rensa-words", "rensa-rho-words", "datasketch")

@@ -23,6 +23,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+WORKLOAD = {
+    "peers": ["trafilatura", "resiliparse==2.0.1"],
+    "environment": "texts",
+    "data": ["article_extraction"],
+    "arguments": ["{data}/article_extraction"],
+}
+
 WORD = re.compile(r"\w+")
 
 

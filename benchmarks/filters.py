@@ -27,6 +27,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+WORKLOAD = {
+    "peers": ["datatrove==0.10.1", "spacy", "nltk", "tldextract"],
+    "environment": "datatrove",
+    "unpinned": ["xxhash"],
+    "data": ["gutenberg", "minhash_articles", "alpaca_1k"],
+    "arguments": ["{data}/gutenberg", "{data}/minhash_articles", "{data}/alpaca_1k", "--documents", "2000"],
+}
+
 ROOT = Path(__file__).parent.parent
 FILTERS = ("gopher_quality", "gopher_repetition", "c4", "fineweb")
 PEER_CLASSES = {

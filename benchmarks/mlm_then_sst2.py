@@ -27,6 +27,8 @@ import numpy as np
 from books import DATA, write_books
 from sides import validations
 
+WORKLOAD = {"peers": ["scikit-learn"], "together": True, "data": ["gutenberg", "sst2"]}
+
 THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
 SHAPE = {"vocab_size": 8192, "max_positions": 256, "num_layers": 2}
 GRID = ((1e-4, 4), (3e-4, 2), (3e-4, 4), (1e-3, 2), (1e-3, 4))

@@ -31,6 +31,8 @@ from typing import Any
 import numpy as np
 from books import DATA, ROOT, paragraphs
 
+WORKLOAD = {"peers": ["scikit-learn"], "together": True, "data": ["openai_moderation", "gutenberg", "alpaca_1k"]}
+
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 CATEGORIES = ("S", "H", "V", "HR", "SH", "S3", "H2", "V2")
 METHODS = ("words", "characters", "linear", "encoder", "random")

@@ -28,6 +28,8 @@ import tempfile
 import time
 from pathlib import Path
 
+WORKLOAD = {"data": ["tinyshakespeare"], "arguments": ["--text", "{data}/tinyshakespeare/input.txt"]}
+
 ROOT = Path(__file__).parent.parent
 LAYERS, HEADS, WIDTH, BLOCK, BATCH = 4, 4, 128, 64, 12
 LR, WARMUP, EVERY, EVALUATIONS = 1e-3, 100, 250, 20

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
     from trivium.data.batch import Batch, Layout
 
+WORKLOAD = {
+    "peers": ["torch", "transformers"],
+    "together": True,
+    "data": ["gutenberg"],
+    "arguments": ["--steps", "300"],
+}
+
 SEQUENCE, ROWS = 128, 8
 THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
 

@@ -17,6 +17,8 @@ from typing import Any
 from curriculum import prepare
 from sides import validations
 
+WORKLOAD = {"arguments": ["--work", "runs/benchmarks/optimizers"]}
+
 FREE = {"schedule": "constant"}
 SIDES: dict[str, tuple[dict[str, Any], list[float], dict[str, Any]]] = {
     "adamw": ({"name": "adamw"}, [3e-3, 6e-3, 1.2e-2], {}),

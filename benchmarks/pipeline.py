@@ -31,6 +31,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+WORKLOAD = {
+    "peers": ["datatrove==0.10.1", "tokenizers", "spacy", "orjson", "nltk", "tldextract"],
+    "environment": "datatrove",
+    "unpinned": ["xxhash"],
+    "data": ["gutenberg"],
+    "arguments": ["{data}/gutenberg", "--documents", "6500"],
+}
+
 PIECE = 3000
 LETTERS = 0.6
 """Least share of words with letters: with 0.8 datatrove, which counts marks too, drops most of these texts."""

@@ -23,6 +23,8 @@ from books import ROOT
 from classification import sentences
 from sides import THREADS
 
+WORKLOAD = {"data": ["sst2"]}
+
 SIDES = {
     "cached": {"name": "trainable", "cached_features": True},
     "body": {"name": "trainable", "head": False, "patterns": ["head.*"]},

@@ -24,6 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from tests.unit.personal import planted, prose
 
+WORKLOAD = {"data": ["gutenberg", "alpaca_1k", "article_extraction"]}
+
 
 def recall(seed: int, count: int = 500) -> tuple[Counter[str], list[str]]:
     """Strings found by kind, and those that were missed."""

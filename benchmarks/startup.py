@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+WORKLOAD = {}
+
 TYPO = """\
 name: typo
 method: clm

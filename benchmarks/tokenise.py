@@ -29,6 +29,8 @@ import tempfile
 import time
 from pathlib import Path
 
+WORKLOAD = {"peers": ["datasets", "tokenizers"], "data": ["gutenberg"], "arguments": ["{data}/gutenberg"]}
+
 VOCABULARY = 8192
 
 

@@ -29,6 +29,13 @@ from pathlib import Path
 
 import numpy as np
 
+WORKLOAD = {
+    "peers": ["gensim==4.4.0"],
+    "environment": "texts",
+    "data": ["gutenberg"],
+    "arguments": ["{data}/gutenberg", "--pairs", "2", "--epochs", "2"],
+}
+
 ROOT = Path(__file__).parent.parent
 WINDOW, NEGATIVES, SUBSAMPLE, MIN_COUNT = 5, 5, 1e-3, 5
 RELATED = """king queen|man woman|men women|boy girl|boys girls|father mother|brother sister|son daughter
