@@ -47,7 +47,7 @@ def start(name: str, arguments: list[str]) -> int:
 def main(arguments: list[str]) -> int:
     """The command line."""
     match arguments:
-        case []:
+        case [] | ["-h" | "--help"]:
             print(__doc__)
             for name, script in workloads().items():
                 first = script.read_text(encoding="utf-8").splitlines()[0]

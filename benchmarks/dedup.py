@@ -35,6 +35,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from record import save
+
 WORKLOAD = {
     "peers": ["rensa==0.5.0", "datasketch"],
     "environment": "texts",
@@ -237,6 +239,17 @@ def main() -> None:
             f"{ours[1] / cpu:6.2f} a CPU second; removed {len(removed[each])}, "
             f"also by us {len(removed[each] & mine)} of our {len(mine)}"
         )
+    runs = {
+        each: [{"documents_per_second": wall, "documents_per_cpu_second": cpu} for wall, cpu in values]
+        for each, values in speeds.items()
+    }
+    save(
+        __file__,
+        runs,
+        better={"documents_per_second": "more", "documents_per_cpu_second": "more"},
+        settings={"documents": arguments.documents},
+        peer_python=arguments.peer_python,
+    )
 
 
 if __name__ == "__main__":

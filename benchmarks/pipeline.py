@@ -31,6 +31,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from record import peak_memory, save
+
 WORKLOAD = {
     "peers": ["datatrove==0.10.1", "tokenizers", "spacy", "orjson", "nltk", "tldextract"],
     "environment": "datatrove",
@@ -236,12 +238,6 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def peak_kib() -> int:
-    """Largest resident set of this program, from the kernel; `ru_maxrss` would count the program that started it."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
-
-
 def memory(arguments: argparse.Namespace) -> dict[str, Any]:
     """Largest resident set while the input grows; in each size the processes are new."""
     found: dict[str, Any] = {}
@@ -288,12 +284,22 @@ def main() -> None:
     if arguments.ours:
         result = ours(arguments.folder, arguments.ours, arguments.workers, json.loads(arguments.steps))
         workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        result["peak"] = {"parent_mib": peak_kib() // 1024, "worker_mib": workers // 1024}
+        result["peak"] = {"parent_mib": peak_memory() // 2**20, "worker_mib": workers // 1024}
         print("RESULT " + json.dumps(result))
         return
     found = memory(arguments) if arguments.memory else compare(arguments)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1))
+    runs = {side: found.pop(side) for side in ("ours", "theirs") if side in found}
+    better = {"seconds": "less", "processor_seconds": "less"}
+    variant = "memory" if arguments.memory else ""
+    save(
+        __file__,
+        runs,
+        better=better,
+        result=found,
+        variant=variant,
+        out=arguments.out,
+        peer_python=arguments.peer_python,
+    )
 
 
 if __name__ == "__main__":

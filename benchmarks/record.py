@@ -232,6 +232,12 @@ def versions(names: Sequence[str] = ("trivium", "torch", "numpy", "tokenizers"))
     return found
 
 
+def peak_memory() -> int:
+    """Bytes of the largest resident set of this program; `ru_maxrss` would count the program that started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+
 def _their_versions(script: Path, peer_python: str | None) -> dict[str, dict[str, str]]:
     """Of the packages that the script declares, in the environment of the peers."""
     names = [package.partition("==")[0] for package in declared(script).get("peers", ())]

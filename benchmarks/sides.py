@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from peers import ROOT
-from record import save
+from record import peak_memory, save
 
 WARMUP = 4
 THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
@@ -185,11 +185,9 @@ def take_turns(
 
 def _measure(measure: Callable[[str, Path, int], Measured], arguments: argparse.Namespace) -> None:
     """Runs one side in this process and prints a line of JSON."""
-    import resource
-
     result = measure(arguments.side, arguments.folder, arguments.steps)
     result["tokens_per_second"] = result["tokens"] / result["seconds"]
-    result["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result["memory"] = peak_memory()
     print("RESULT " + json.dumps(result))
 
 
