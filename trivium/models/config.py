@@ -126,6 +126,8 @@ class ModelConfig(StrictModel):
     """Settings of rotary positions."""
     local_rope: Rope | None = None
     """Settings of rotary positions in sliding layers, if they differ."""
+    layers_without_rotary: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Layers, counted from 0, whose queries and keys do not turn although the others' do (NoPE)."""
     rotary_fraction: float = Field(1.0, gt=0, le=1)
     """Share of each head that turns; the rest knows no place."""
     relative_buckets: int = Field(32, ge=2)

@@ -57,6 +57,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.head_dim, self.dropout = layer, config.head_dim, config.attention_dropout
         self.rotary_dim = config.rotary_dim
+        self.turns = layer not in config.layers_without_rotary
         bias = "query_key_value" in config.biases
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.query = Linear(config.hidden_size, queries, bias=bias)
@@ -79,7 +80,7 @@ class Attention(nn.Module):
             query = self.heads(self.query(_only(hidden, wanted)), self.query_norm)
             return self.mix(query, key, self.heads(self.value(hidden)), LayerPlan(None, plan.picked))
         query = self.heads(self.query(hidden), self.query_norm)
-        if plan.rotary is not None:
+        if plan.rotary is not None and self.turns:
             query, key = (self.rotate(x, *plan.rotary) for x in (query, key))
         return self.mix(query, key, self.heads(self.value(hidden)), plan, wanted)
 
