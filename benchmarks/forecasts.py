@@ -63,6 +63,8 @@ RUNS: dict[str, dict[str, Any]] = {
         "llama-3m", batch_size=8, activation_checkpointing="block", checkpoint_every_block=2
     ),
     "llama-3m, validation": clm("llama-3m", batch_size=4, validate_every=4, validation_batches=4),
+    "llama-3m, 32 rows": clm("llama-3m", batch_size=32),
+    "llama-10m, checkpointed, 16 rows": clm("llama-10m", batch_size=16, activation_checkpointing="block"),
     "llama-10m": clm("llama-10m", batch_size=4),
     "llama-10m, rows of 1024": clm("llama-10m", batch_size=1, length=1024),
     "llama-10m, 4 parts": clm("llama-10m", batch_size=4, micro_batch_size=1),
@@ -80,6 +82,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "pythia-14m": clm("pythia-14m", batch_size=4),
     "bert-10m, mlm": masked("bert-10m", batch_size=4),
     "bert-1m, mlm": masked("bert-1m", batch_size=16),
+    "bert-1m, mlm, 48 rows": masked("bert-1m", batch_size=48),
     "t5-10m, spans": masked("t5-10m", {"name": "denoise", "objective": "t5"}, batch_size=4),
     "sft": tuned("llama-10m", batch_size=4),
     "sft, lora": tuned("llama-10m", LORA, batch_size=4),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from texts import write_texts
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -237,27 +238,6 @@ def trained(name: str, changes: dict[str, Any], processes: int) -> list[float]:
             raise RuntimeError(f"{name}: {done.stderr[-500:]}")
         lines = (place / "runs" / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line)["loss"] for line in lines if json.loads(line)["kind"] == "train"]
-
-
-def write_texts(folder: Path, *, words: int, vocabulary: int = 600, lengths: tuple[int, int] = (5, 200)) -> None:
-    """`train.jsonl` of texts of mixed lengths in words, and `tokenizer`: pronounceable nonsense, Zipf-like."""
-    import random
-
-    from trivium.tokenizers.train import train_bpe
-
-    draw = random.Random(0)
-    parts = [a + b for a in "bcdfghjklmnprstvwz" for b in ("a", "e", "i", "o", "u", "an", "er", "in")]
-    known = ["".join(draw.choices(parts, k=draw.choice([1, 2, 2, 3]))) for _ in range(5000)]
-    weights = [1 / (rank + 3) for rank in range(len(known))]
-    texts, left = [], words
-    while left > 0:
-        size = draw.randint(*lengths)
-        texts.append(" ".join(draw.choices(known, weights, k=size)))
-        left -= size
-    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-    (folder / "train.jsonl").write_text(lines, encoding="utf-8")
-    (folder / "tokenizer").mkdir(exist_ok=True)
-    train_bpe(texts[:4000], vocab_size=vocabulary).save(folder / "tokenizer")
 
 
 CHECKS: dict[str, Callable[[torch.device], tuple[float, float, str]]] = {

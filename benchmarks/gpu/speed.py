@@ -118,7 +118,7 @@ def compare_training(
 
 def prepare(setting: Setting, *, mixed: bool) -> None:
     """Texts and tokenizer; long texts for full rows, otherwise of mixed lengths."""
-    from checks import write_texts
+    from texts import write_texts
 
     needed = (setting.steps + 2) * setting.batch * setting.sequence
     long = setting.sequence

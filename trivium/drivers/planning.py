@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivium.core.machines import MachineDescription, Range, update_seconds
-from trivium.core.plan import MARGIN, Forecast, forecast, setting_that_fits
+from trivium.core.plan import MARGIN, Forecast, Held, forecast, setting_that_fits
 from trivium.core.progress import readable_count
 from trivium.core.scale import Links, Scaled, Work, scaled
 from trivium.errors import ConfigError
@@ -75,8 +75,9 @@ def plan_recipe(resolved: ResolvedRecipe, description: MachineDescription, *, de
         recipe,
         steps=steps,
         machine=description.machine(),
-        trainable=trainable(resolved, config),
+        held=held(resolved, config),
         frozen_roles=frozen_models(resolved, config),
+        frozen_copies=frozen_models(resolved, config, copies=True),
         ranks=ranks,
     )
     update = update_seconds(config, recipe, plan, description, ranks=ranks)
@@ -174,8 +175,7 @@ def _counts(text: str, together: int) -> list[int]:
 def measured_work(resolved: ResolvedRecipe, description: MachineDescription, seconds: float | None) -> Work:
     """What one device does in one update; without a measurement the typical time of `plan time`."""
     recipe, config = resolved.recipe, shape(resolved)
-    trained = trainable(resolved, config)
-    plan = forecast(config, recipe, steps=1, machine=description.machine(), trainable=trained)
+    plan = forecast(config, recipe, steps=1, machine=description.machine(), held=held(resolved, config))
     if seconds is None:
         seconds = update_seconds(config, recipe, plan, description, ranks=1).typical
     return Work(
@@ -210,13 +210,17 @@ def shape(resolved: ResolvedRecipe) -> ModelConfig:
     return read_config(recipe.model.path)
 
 
-def frozen_models(resolved: ResolvedRecipe, config: ModelConfig) -> float:
-    """Models that only run forward, in multiples of the trained one; those not there yet count as one each."""
+def frozen_models(resolved: ResolvedRecipe, config: ModelConfig, *, copies: bool = False) -> float:
+    """Models that only run forward, in multiples of the trained one; those not there yet count as one each.
+
+    copies: those alone that do not share their weights with the trained one.
+    """
     from trivium.models.folder import read_config
 
     found = 0.0
-    for role in resolved.method.cls(resolved.method.config).roles().values():
-        if role.trainable:
+    shared = bool(resolved.transforms) and resolved.recipe.engine.name in ("single", "ddp")
+    for name, role in resolved.method.cls(resolved.method.config).roles().items():
+        if role.trainable or (copies and shared and name != "policy" and role.path is None and role.config is None):
             continue
         there = role.path is not None and (Path(role.path) / "config.json").is_file()
         found += read_config(role.path).parameters() / config.parameters() if there else 1.0
@@ -245,16 +249,16 @@ def count_ranks(resolved: ResolvedRecipe, description: MachineDescription, devic
     return devices or description.devices
 
 
-def trainable(resolved: ResolvedRecipe, config: ModelConfig) -> int | None:
-    """Parameters that train, None for all of them; only transforms need torch to be counted."""
+def held(resolved: ResolvedRecipe, config: ModelConfig) -> Held:
+    """What the policy holds; only transforms need torch to be counted."""
     if not resolved.transforms:
-        return None
-    from trivium.drivers.session import count_trainable
+        return Held()
+    from trivium.drivers.session import what_is_held
     from trivium.tokenizers.tokenizer import Tokenizer
 
     folder = Path(resolved.recipe.tokenizer or resolved.recipe.model.path or "")
     there = (folder / "tokenizer.json").is_file()
-    return count_trainable(resolved, config, Tokenizer.load(folder) if there else _Words())[0]
+    return what_is_held(resolved, config, Tokenizer.load(folder) if there else _Words())
 
 
 class _Words:
