@@ -5,8 +5,9 @@
 Families, methods, adapters, a quantised base, batch shapes, activation checkpointing, optimisers, accumulation and a
 moving average, in models of 1 to 30M parameters on the documentation of Python, on one thread. Each run is a whole
 `tv.train`: it says what it will need after its first eight updates, and in the end what it needed
-(`forecast.json` of every run folder). Compared are the peak of resident memory (VmHWM) and the seconds from the first
-update to the end. Printed is a line for each run; the file holds all parts of the memory plan beside the facts.
+(`forecast.json` of every run folder). Compared are the peak of resident memory (VmHWM) of the whole process and the
+seconds of all updates with the validations between them, without the last checkpoint. Printed is a line for each run;
+the file holds all parts of the memory plan beside the facts.
 """
 
 from __future__ import annotations
@@ -213,6 +214,8 @@ def one(name: str, folder: Path, steps: int) -> dict[str, Any]:
     """One run in a process of its own, and how far off its forecast was."""
     import shutil
 
+    from trivium.core.plan import CHECKPOINT_BYTES_PER_SECOND
+
     shutil.rmtree(recipe(name, folder, steps)["runs"], ignore_errors=True)
     command = [sys.executable, __file__, "--one", name, "--folder", str(folder), "--steps", str(steps)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -222,14 +225,15 @@ def one(name: str, folder: Path, steps: int) -> dict[str, Any]:
         sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
     found = json.loads(lines[0][7:])
     forecast, fact = found["forecast"], found["fact"]
+    seconds = forecast["seconds"] - forecast["checkpoint_bytes"] / CHECKPOINT_BYTES_PER_SECOND
     return {
         "run": name,
         "memory_forecast": forecast["peak_memory_bytes"] / 2**20,
         "memory_fact": fact["peak_memory_bytes"] / 2**20,
         "memory_error": forecast["peak_memory_bytes"] / fact["peak_memory_bytes"] - 1,
-        "seconds_forecast": forecast["seconds"],
+        "seconds_forecast": seconds,
         "seconds_fact": fact["seconds"],
-        "seconds_error": forecast["seconds"] / fact["seconds"] - 1,
+        "seconds_error": seconds / fact["seconds"] - 1,
         "parts": forecast["memory"],
         "parameters": forecast["parameters"],
         "trainable": forecast["trainable_parameters"],

@@ -272,8 +272,7 @@ def forecast(
     size = checkpoint_size(config, recipe, trainable=trained)
     # One more than is kept: the next is written before the oldest goes.
     kept = min(recipe.train.keep_checkpoints + 1, _times(steps, recipe.train.checkpoint_every))
-    final = _MASTER_BYTES[recipe.model.dtype] * parameters
-    disk = kept * size + final
+    disk = kept * size + _MASTER_BYTES[recipe.model.dtype] * parameters
     basis = "no measurement"
     if seconds_per_update is not None:
         basis = "measured updates"
@@ -290,7 +289,7 @@ def forecast(
         memory=memory,
         checkpoint_bytes=size,
         disk_bytes=disk,
-        seconds=_seconds(recipe, steps, seconds_per_update, per_update, validation_tokens, size, final),
+        seconds=_seconds(recipe, steps, seconds_per_update, per_update, validation_tokens, size),
         basis=basis,
     )
 
@@ -512,21 +511,15 @@ def state_bytes(config: ModelConfig, recipe: Recipe, *, trained: int) -> int:
 
 
 def _seconds(
-    recipe: Recipe,
-    steps: int,
-    update: float | None,
-    update_tokens: float,
-    validation_tokens: int,
-    checkpoint: int,
-    final: int,
+    recipe: Recipe, steps: int, update: float | None, update_tokens: float, validation_tokens: int, checkpoint: int
 ) -> float | None:
-    """Updates, validations (a forward pass costs a third of an update), checkpoints and the model at the end."""
+    """Updates, validations (a forward pass costs a third of an update) and checkpoints."""
     if update is None:
         return None
     forward = update * validation_tokens / update_tokens / 3
     validating = _times(steps, recipe.train.validate_every) * forward
-    written = _times(steps, recipe.train.checkpoint_every) * checkpoint + final
-    return steps * update + validating + written / CHECKPOINT_BYTES_PER_SECOND
+    saving = _times(steps, recipe.train.checkpoint_every) * checkpoint / CHECKPOINT_BYTES_PER_SECOND
+    return steps * update + validating + saving
 
 
 def _times(steps: int, every: int | None) -> int:

@@ -136,7 +136,7 @@ class Forecasting(Callback):
             parameters=sum(p.numel() for p in session.trainer.engine.roles["policy"].module.parameters()),
             steps=progression.step,
             tokens=progression.tokens,
-            seconds=sum(line["seconds"] for line in timings) + time.perf_counter() - self.last,
+            seconds=sum(line["seconds"] for line in timings),
             keep=session.recipe.train.keep_checkpoints,
             device=session.device.type,
         )
