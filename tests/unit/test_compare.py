@@ -15,6 +15,7 @@ import pytest
 import trivium as tv
 from tests.crash.kills import make_world
 from trivium.comparison import BUILT_IN, Comparison, resolve_comparison
+from trivium.drivers.compare import Work
 from trivium.drivers.compare_summary import recommend
 from trivium.drivers.forgetting import bits_per_byte, with_language_head
 from trivium.errors import ConfigError
@@ -108,6 +109,7 @@ def test_built_in_contenders_are_all_taken_by_default(world: dict[str, Any]) -> 
     settings = resolve_comparison({name: value for name, value in world.items() if name != "contenders"})
     assert set(settings.resolved()) == set(BUILT_IN)
     assert settings.resolved()["lora"].transforms == BUILT_IN["lora"]["transforms"]
+    Work(settings).begin()  # refuses any whose recipes could not run
 
 
 # Prompts
