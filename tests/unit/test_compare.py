@@ -106,7 +106,8 @@ def test_what_is_wrong_is_said_before_any_work(world: dict[str, Any], change: di
 
 
 def test_built_in_contenders_are_all_taken_by_default(world: dict[str, Any]) -> None:
-    settings = resolve_comparison({name: value for name, value in world.items() if name != "contenders"})
+    everything = {name: value for name, value in world.items() if name != "contenders"}
+    settings = resolve_comparison({**everything, "name": "everything"})
     assert set(settings.resolved()) == set(BUILT_IN)
     assert settings.resolved()["lora"].transforms == BUILT_IN["lora"]["transforms"]
     Work(settings).begin()  # refuses any whose recipes could not run
