@@ -15,6 +15,7 @@ import pytest
 import trivium as tv
 from tests.crash.kills import make_world
 from trivium.comparison import BUILT_IN, Comparison, resolve_comparison
+from trivium.drivers.compare import Work
 from trivium.drivers.compare_summary import recommend
 from trivium.drivers.forgetting import bits_per_byte, with_language_head
 from trivium.errors import ConfigError
@@ -105,9 +106,11 @@ def test_what_is_wrong_is_said_before_any_work(world: dict[str, Any], change: di
 
 
 def test_built_in_contenders_are_all_taken_by_default(world: dict[str, Any]) -> None:
-    settings = resolve_comparison({name: value for name, value in world.items() if name != "contenders"})
+    everything = {name: value for name, value in world.items() if name != "contenders"}
+    settings = resolve_comparison({**everything, "name": "everything"})
     assert set(settings.resolved()) == set(BUILT_IN)
     assert settings.resolved()["lora"].transforms == BUILT_IN["lora"]["transforms"]
+    Work(settings).begin()  # refuses any whose recipes could not run
 
 
 # Prompts

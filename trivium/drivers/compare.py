@@ -178,7 +178,8 @@ class Work:
         length: dict[str, Any] = {"epochs": (budget.epochs or 0) * share}
         if budget.steps:
             length = {"steps": max(1, round(budget.steps * share))}
-        kept = {name: value for name, value in recipe["train"].items() if name not in ("epochs", "steps")}
+        other = ("epochs", "steps", "validate_every")  # the text has no validation part
+        kept = {name: value for name, value in recipe["train"].items() if name not in other}
         return {
             **recipe,
             "name": f"{entry.slug}-text",
@@ -199,6 +200,8 @@ class Work:
             resolved = resolve(self.recipe(entry, (entry.contender.lrs or [1e-3])[0]))
             refuse_wrong_combinations(resolved)
             count_trainable(resolved, self.bases[entry.base], Tokenizer.load(entry.base))
+            if entry.contender.pretrain:
+                refuse_wrong_combinations(resolve(self._more_text(entry)))
         except TriviumError as error:
             raise ConfigError(
                 f"the contender {entry.name} cannot run: {error.problem}",
@@ -235,7 +238,8 @@ class Work:
         command = [sys.executable, "-P", "-m", "trivium", "train", str(file)]  # -P: not what lies in this folder
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_environment())
         assert process.stderr is not None
-        said = process.stderr.read().decode(errors="replace")
+        with process.stderr as stream:
+            said = stream.read().decode(errors="replace")
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:

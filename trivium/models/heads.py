@@ -27,7 +27,7 @@ class LanguageHead(Linear):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        super().__init__(config.embedding_width, config.vocab_size, bias=config.head_bias)
         self.scale = config.head_scale
         self.has_transform = self.scale != 1.0
         self.softcap = config.logit_softcap
@@ -54,12 +54,12 @@ class MaskedHead(LanguageHead):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.has_transform = True
-        self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.norm = make_norm(config)
+        self.dense = Linear(config.hidden_size, config.embedding_width)
+        self.norm = make_norm(config, config.embedding_width)
         self.activation = kernels.ACTIVATIONS[config.activation]
 
     def transform(self, hidden: Tensor) -> Tensor:
-        """[T, D] -> [T, D], before the product with `weight`."""
+        """[T, D] -> [T, E], before the product with `weight`."""
         changed: Tensor = self.norm(self.activation(self.dense(hidden)))
         return super().transform(changed)
 

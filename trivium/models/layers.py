@@ -47,11 +47,12 @@ class RMSNorm(nn.RMSNorm):
         return kernels.rms_norm(x, weight, self.norm_eps)
 
 
-def make_norm(config: ModelConfig) -> nn.Module:
-    """The norm of `config`, over the last dimension."""
+def make_norm(config: ModelConfig, width: int | None = None) -> nn.Module:
+    """The norm of `config`, over the last dimension of `width` (default: that of the layers)."""
+    width = width or config.hidden_size
     if config.norm == "rmsnorm":
-        return RMSNorm(config.hidden_size, eps=config.norm_eps, offset=config.norm_offset)
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        return RMSNorm(width, eps=config.norm_eps, offset=config.norm_offset)
+    return nn.LayerNorm(width, eps=config.norm_eps)
 
 
 class Attention(nn.Module):
