@@ -26,6 +26,7 @@ from trivium.inference.request import Completion, FinishReason, Sampling, check_
 from trivium.inference.sampling import Sampler
 from trivium.models.cache import KVCache
 from trivium.models.config import ModelConfig
+from trivium.models.fused import fused
 from trivium.models.transformer import Transformer
 
 _CACHE_TOKENS = 1 << 16
@@ -294,7 +295,7 @@ def decode(
     The module is in eval mode until the iterator is finished or closed.
     """
     check_generates(module.config)
-    with evaluating(module):
+    with generating(module):
         for batch in batches(samples, max_rows):
             decoding = Decoding(module, batch)
             while True:
@@ -388,6 +389,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def generating(module: Transformer) -> Iterator[None]:
+    """Eval mode inside, with fused blocks; those of a model in training do not outlive it, as its weights change."""
+    keep = not module.training
+    with evaluating(module), fused(module, keep=keep):
+        yield
 
 
 class _Sized(Protocol):

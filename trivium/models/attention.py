@@ -258,10 +258,10 @@ class CachedAttention:
         totals = [old + new for old, new in zip(self.past, self.new, strict=True)]
         self.longest = max(totals, default=0)
         self.prompt: Attend | None = None
-        self.decoding = all(n == 1 for n in self.new)
+        self.decoding = layout.uniform == 1
+        self.level = self.past[0] if self.decoding and len(set(self.past)) == 1 else None
+        """The place of the new tokens, where it is the same in all rows."""
         if self.decoding:
-            self.rows = torch.arange(cache.rows, device=device)
-            self.last = torch.tensor(self.past, device=device)
             self.mask = self._decode_mask(device)
         elif not any(self.past):
             self.prompt = plan_attention(layout, pattern=pattern, device=device)
@@ -271,14 +271,18 @@ class CachedAttention:
     def _decode_mask(self, device: torch.device) -> Tensor | None:
         """[S, H or 1, 1, longest]; None if every row may look at all of it."""
         window, bias = self.pattern.window, self.pattern.bias
-        if window is None and bias is None and len(set(self.past)) == 1:
+        if self.level is None:
+            self.rows, self.last = torch.arange(len(self.past), device=device), torch.tensor(self.past, device=device)
+        elif bias is None and (window is None or self.longest <= window):
             return None
-        keys, last = torch.arange(self.longest, device=device), self.last.unsqueeze(1)
+        keys, last = torch.arange(self.longest, device=device), torch.tensor(self.past, device=device).unsqueeze(1)
         seen = keys <= last
         if window is not None:
             seen &= keys > last - window
         mask = seen[:, None, None, :]
-        return mask if bias is None else bias(last, keys).masked_fill(~mask, float("-inf"))
+        # As numbers, since each layer would turn truth values into them again.
+        unseen = torch.zeros(mask.shape, dtype=self.cache.keys[0].dtype, device=device).masked_fill_(~mask, -torch.inf)
+        return unseen if bias is None else bias(last, keys) + unseen
 
     def _row_mask(self, new: int, total: int, device: torch.device) -> Tensor:
         """[new, total], or with a bias [H or 1, new, total]."""
@@ -295,7 +299,9 @@ class CachedAttention:
             self._write(store, new)
         if self.prompt is not None:
             return self.prompt(query, key, value, layer=layer, dropout=dropout)
-        keys, values = (store[:, :, : self.longest].to(query.dtype) for store in stored)
+        keys, values = stored[0][:, :, : self.longest], stored[1][:, :, : self.longest]
+        if keys.dtype != query.dtype:
+            keys, values = keys.to(query.dtype), values.to(query.dtype)
         if self.decoding:
             out = attend_heads(
                 query.unsqueeze(2), keys, values, mask=self.mask, pattern=self.pattern, dropout=0.0, causal=False
@@ -313,8 +319,8 @@ class CachedAttention:
         return results
 
     def _write(self, store: Tensor, new: Tensor) -> None:
-        if self.decoding and len(set(self.past)) == 1:
-            store[:, :, self.past[0]] = new
+        if self.level is not None:
+            store[:, :, self.level] = new
             return
         if self.decoding:
             store[self.rows, :, self.last] = new.to(store.dtype)

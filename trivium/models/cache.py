@@ -40,6 +40,8 @@ class KVCache:
         self.keys, self.values = empty(), empty()
         self.lengths = [0] * rows
         self.max_length = max_length
+        self.angles: dict[bool, tuple[Tensor, Tensor]] = {}
+        """Cosine and sine at every position, for layers that see everything (False) or a window (True)."""
         self.source_keys: list[Tensor] = []
         self.source_values: list[Tensor] = []
         self.source_lengths: list[int] = []

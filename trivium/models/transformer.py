@@ -57,6 +57,8 @@ class Stack(nn.Module):
         self.config = config
         self.causal = causal
         self.activation_checkpointing = 0
+        self.fused: list[Callable[[Tensor, Plan], Tensor]] | None = None
+        """What runs instead of the blocks while text is generated (`trivium.models.fused`)."""
         self.position_embed: Embedding | None = None
         if config.positions == "learned":
             self.position_embed = Embedding(config.max_positions + config.position_offset, config.embedding_width)
@@ -87,10 +89,12 @@ class Stack(nn.Module):
         wanted: [W] the tokens, ascending, that the last block is run for.
         """
         seen = layout if prefix is None else prefix.layout
-        totals, positions = list(seen.lengths), seen.positions(device)
-        if cache is not None:
-            totals = _check_room(seen, cache)
-            positions = positions + torch.tensor(cache.lengths, device=device)[seen.sequence_ids(device)]
+        if cache is None:
+            totals, positions = list(seen.lengths), seen.positions(device)
+        else:
+            totals, positions = _check_room(seen, cache), torch.tensor(cache.lengths, device=device)
+            if seen.uniform != 1:
+                positions = seen.positions(device) + positions[seen.sequence_ids(device)]
         self._check_positions(totals)
         if prefix is not None:
             positions = prefix.drop(positions)
@@ -100,7 +104,9 @@ class Stack(nn.Module):
 
         def layer_plan(window: int | None, rope: Rope) -> LayerPlan:
             angles = None
-            if config.positions == "rotary":
+            if config.positions == "rotary" and cache is not None and not rotary.depends_on_length(rope):
+                angles = _stored_angles(config, rope, positions, cache, sliding=window is not None)
+            elif config.positions == "rotary":
                 angles = rotary.cos_sin(config, rope, positions, layout=layout, totals=totals)
             own = replace(pattern, window=window)
             attend = plan_attention(seen, pattern=own, device=device, cache=cache)
@@ -148,7 +154,9 @@ class Stack(nn.Module):
     ) -> Tensor:
         """[T, D] -> [T, D] through `blocks` (default: all); the last one only for the tokens `wanted` [W]: [W, D]."""
         every = self.activation_checkpointing if torch.is_grad_enabled() else 0
-        chosen = list(self.blocks if blocks is None else blocks)
+        chosen: list[Any] = list(self.blocks if blocks is None else blocks)
+        if self.fused is not None and blocks is None and wanted is None and not torch.is_grad_enabled():
+            chosen = self.fused
         with nullcontext() if plan.compiles else _uncompiled():
             for number, block in enumerate(chosen):
                 given = (hidden, plan) if wanted is None or block is not chosen[-1] else (hidden, plan, wanted)
@@ -393,6 +401,19 @@ def balance(routing: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     chances = torch.stack([chance for _, chance in routing]).sum(0)
     tokens = chances.sum()  # the probabilities of a token sum to 1
     return len(counts) * (counts / tokens.detach() * chances / tokens.detach()).sum()
+
+
+def _stored_angles(
+    config: ModelConfig, rope: Rope, positions: Tensor, cache: KVCache, *, sliding: bool
+) -> tuple[Tensor, Tensor]:
+    """`rotary.cos_sin` where it does not depend on lengths: computed once for all that the cache has room for."""
+    if sliding not in cache.angles:
+        everywhere = torch.arange(cache.max_length, device=positions.device)
+        cache.angles[sliding] = rotary.cos_sin(
+            config, rope, everywhere, layout=Layout((cache.max_length,)), totals=[cache.max_length]
+        )
+    cos, sin = cache.angles[sliding]
+    return cos.index_select(0, positions), sin.index_select(0, positions)
 
 
 def _check_room(layout: Layout, cache: KVCache) -> list[int]:
