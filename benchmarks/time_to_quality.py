@@ -6,7 +6,7 @@ Theirs: AdamW (fused, beta2 0.95, decay 0.1, clipping at 1), cosine to a tenth w
 over the ends of documents, 16 blocks in an update, at each of four learning rates; the best one is the target.
 Ours: whole runs of `tv.train` at the settings of `OURS`, each with its schedule over its own length; the length grows
 in steps of a twentieth of theirs until the loss is reached. Both losses are means over the same blocks of held-out
-documents of pydocs, cut as theirs are. The figure is our seconds of training (logs, checkpoints and validation included)
+documents of pydocs, cut as theirs are. The figure is our seconds of training (with logs, checkpoints and validation)
 over theirs, for each seed. Finished runs are kept in the folder, so that the same command goes on.
 """
 
