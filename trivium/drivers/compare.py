@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from trivium.artifacts.record import parent_of
 from trivium.artifacts.writer import make_folder, write_artifact, write_file
 from trivium.comparison import Comparison, Contender, resolve_comparison
+from trivium.data.sealing import beside
 from trivium.drivers.compare_data import read_parts
 from trivium.drivers.compare_summary import Result, recommend, rows_of
 from trivium.errors import ConfigError, TriviumError
@@ -88,6 +89,7 @@ class Work:
         self.contenders = settings.resolved()
         self.skipped: dict[str, str] = {}
         self.labels: list[str] = []
+        self.sealed = [str(folder) for folder in beside(Path(settings.runs))]
         self.bases = {base: _shape(base) for base in settings.base}
         self.entries = list(self._entries())
         self._models: dict[str, LanguageModel] = {}
@@ -161,6 +163,7 @@ class Work:
                 "validation": str(self.part("validation")),
                 "sequence_length": data.sequence_length,
                 "truncation": "right",
+                "sealed": self.sealed,
                 "labels": {"text": "text", "label": "label", "problem": "single_label"},
             },
             "train": {"batch_size": budget.batch_size, **length, "lr": lr, **self._usual(), **(contender.train or {})},
@@ -185,7 +188,11 @@ class Work:
             "name": f"{entry.slug}-text",
             "method": "mlm" if self.bases[entry.base].kind == "encoder" else "clm",
             "transforms": [],
-            "data": {"train": str(self.part("train")), "sequence_length": self.settings.data.sequence_length},
+            "data": {
+                "train": str(self.part("train")),
+                "sequence_length": self.settings.data.sequence_length,
+                "sealed": self.sealed,
+            },
             "train": {**kept, **length},
         }
 
