@@ -22,6 +22,10 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         """Nothing: torch's own would draw from the global random state."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        """[T, I] -> [T, O]."""
+        return kernels.linear(x, self.weight, self.bias)
+
 
 class Embedding(nn.Embedding):
     """An embedding that leaves its first values to `init_weights` or a file."""
@@ -43,11 +47,12 @@ class RMSNorm(nn.RMSNorm):
         return kernels.rms_norm(x, weight, self.norm_eps)
 
 
-def make_norm(config: ModelConfig) -> nn.Module:
-    """The norm of `config`, over the last dimension."""
+def make_norm(config: ModelConfig, width: int | None = None) -> nn.Module:
+    """The norm of `config`, over the last dimension of `width` (default: that of the layers)."""
+    width = width or config.hidden_size
     if config.norm == "rmsnorm":
-        return RMSNorm(config.hidden_size, eps=config.norm_eps, offset=config.norm_offset)
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        return RMSNorm(width, eps=config.norm_eps, offset=config.norm_offset)
+    return nn.LayerNorm(width, eps=config.norm_eps)
 
 
 class Attention(nn.Module):
