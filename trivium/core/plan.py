@@ -244,8 +244,8 @@ def forecast(
     trained_share:      share of those tokens that is trained, which is what a run counts (answers, not questions).
     held:               what transforms make of the policy.
     frozen_roles:       further models that only run forward (a reference, a teacher), in multiples of this one.
-    frozen_copies:      the same, those that share their weights with the policy left out.
-    source_share:       share of the tokens that an encoder-decoder reads with its encoder.
+    frozen_copies:      the same without those that share the policy's weights.
+    source_share:       of the tokens of an encoder-decoder.
     ranks:              processes; see the file docstring for what each engine shares among them.
     sequence_tokens:    mean length of the sequences inside the rows, for the cost of attention; default: a whole row.
     validation_tokens:  tokens in one validation.
@@ -255,28 +255,18 @@ def forecast(
     parameters = config.parameters()
     held = held or Held()
     trained = parameters if held.trainable is None else held.trainable
+    copies = frozen_roles if frozen_copies is None else frozen_copies
     per_update = recipe.train.batch_size * recipe.data.sequence_length * fill
     length = recipe.data.sequence_length if sequence_tokens is None else sequence_tokens
     per_token = flops_per_token(config, sequence_tokens=length, trainable=trained, frozen_roles=frozen_roles)
-    memory = plan_memory(
-        config,
-        recipe,
-        machine=machine,
-        held=replace(held, trainable=trained),
-        frozen_copies=frozen_roles if frozen_copies is None else frozen_copies,
-        ranks=ranks,
-        fill=fill,
-        trained_share=trained_share,
-        source_share=source_share,
-    )
+    shares = {"fill": fill, "trained_share": trained_share, "source_share": source_share}
+    memory = plan_memory(config, recipe, machine=machine, held=held, frozen_copies=copies, ranks=ranks, **shares)
     size = checkpoint_size(config, recipe, trainable=trained)
     # One more than is kept: the next is written before the oldest goes.
     kept = min(recipe.train.keep_checkpoints + 1, _times(steps, recipe.train.checkpoint_every))
     disk = kept * size + _MASTER_BYTES[recipe.model.dtype] * parameters
-    basis = "no measurement"
-    if seconds_per_update is not None:
-        basis = "measured updates"
-    elif flops_per_second is not None:
+    basis = "no measurement" if seconds_per_update is None else "measured updates"
+    if seconds_per_update is None and flops_per_second is not None:
         again = 4 / 3 if memory.checkpointing else 1.0
         seconds_per_update = again * per_token * per_update / flops_per_second / ranks
         basis = f"{flops_per_second / 1e9:.0f} GFLOP/s assumed"
@@ -376,10 +366,7 @@ def plan_memory(
     if engine == "pipeline":
         micros = math.ceil(rows / micro_rows)
         flying = (min(ranks, micros) if recipe.engine.pipeline_schedule == "1f1b" else micros) / ranks
-    logits, head = 0, 4 * config.vocab_size * config.embedding_width
-    if config.head in ("language", "masked"):
-        least, filled = LOGITS_CHUNKS.get(kind, LOGITS_CHUNKS["cpu"])
-        logits = min(micro_rows * row, max(least, filled // config.vocab_size)) * config.vocab_size
+    logits, head = _chunk(config, kind, micro_rows * row), 4 * config.vocab_size * config.embedding_width
     offloaded, copies = recipe.train.offload in ("optimizer", "all"), 2 * parameters if half else 0
     if offloaded and kind != "cuda":  # the state is still there, beside copies of the weights
         offloaded, copies = False, copies + each * trained
@@ -409,6 +396,14 @@ def plan_memory(
         fitting = plan.rows_that_fit(MARGIN * machine.memory_bytes, checkpointing=plan.checkpointing)
         plan = replace(plan, micro_rows=max(1, fitting))
     return plan
+
+
+def _chunk(config: ModelConfig, kind: str, tokens: int) -> int:
+    """Logits of the largest chunk; 0 without a head over the vocabulary."""
+    if config.head not in ("language", "masked"):
+        return 0
+    least, filled = LOGITS_CHUNKS.get(kind, LOGITS_CHUNKS["cpu"])
+    return min(tokens, max(least, filled // config.vocab_size)) * config.vocab_size
 
 
 def _share(config: ModelConfig, engine: str, ranks: int) -> float:
