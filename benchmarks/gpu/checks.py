@@ -153,7 +153,7 @@ def attention(device: torch.device) -> tuple[float, float, str]:
             out = plan_attention(Layout(LENGTHS), pattern=pattern, device=where)(q, k, v, layer=0, dropout=0.0)
             (out.float() * torch.arange(64, device=where)).sum().backward()
             results.append([x.float().cpu() for x in (out, q.grad, k.grad, v.grad)])
-        worst = max([worst, *(float((a - b).norm() / b.norm()) for b, a in zip(*results, strict=True))])
+        worst = max([worst, *(((a - b).norm() / b.norm()).item() for b, a in zip(*results, strict=True))])
     reason = varlen_reason(device)
     return worst, 2e-2, "one kernel for all lengths" if not reason else f"without the kernel: {reason}"
 
