@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from trivium.models import products
 from trivium.models.layers import Embedding, Linear
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class AdaptedLinear(Linear):
 
     def base(self, x: Tensor) -> Tensor:
         """[T, I] -> [T, O] by the weights of the base alone."""
-        return F.linear(x, self.weight, self.bias)
+        return products.linear(x, self.weight, self.bias)
 
     def dense_weight(self) -> Tensor:
         """[O, I] weight of the base in floating point."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trivium.models import kernels
+from trivium.models import kernels, products
 from trivium.models.attention import CrossPlan, LayerPlan, Plan
 from trivium.models.config import ModelConfig
 
@@ -21,6 +21,10 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Nothing: torch's own would draw from the global random state."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T, I] -> [T, O]."""
+        return products.linear(x, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
