@@ -6,7 +6,7 @@
 #   make lint       ruff: rules and format        make format   let ruff repair both
 #   make types      mypy --strict
 #   make docs       the documentation site, in site/
-#   make bench      the benchmarks, see benchmarks/README.md
+#   make bench      all benchmarks, for hours; one of them: make bench W=sft ARGS="--lora" (benchmarks/README.md)
 #   make clean      remove .venv, caches and built files (never runs/)
 #
 # PYTHON=python3.12 chooses another interpreter; PIP_FLAGS=... adds options to every pip install.
@@ -58,16 +58,9 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The site is in site/index.html; its search needs a server: python3 -m http.server -d site"
 
-bench: $(VENV)/.core benchmarks/.envs/.peers
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/pretrain.py --peer-python benchmarks/.envs/peers/bin/python
-
-# The peers live in an environment of their own, so that nothing of theirs is ever imported by the product.
-benchmarks/.envs/.peers: constraints.txt
-	@mkdir -p benchmarks/.envs
-	@$(PYTHON) -m venv benchmarks/.envs/peers
-	@PIP_CONSTRAINT=constraints.txt benchmarks/.envs/peers/bin/python -m pip install -qq --prefer-binary torch transformers accelerate
-	@touch $@
+# Without W all of them. The peers live in environments of their own, so that nothing of theirs is imported by the product.
+bench: $(VENV)/.core
+	$(BIN)/python benchmarks $(if $(W),$(W) $(ARGS),--all)
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -17,7 +17,10 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from record import save
 from sides import validations
+
+WORKLOAD = {"data": ["sst2"], "arguments": ["--data", "{data}/sst2"]}
 
 CHILDREN = 16
 VARIANTS = {
@@ -49,6 +52,7 @@ def main() -> None:
                 f"{variant:10} {statistics.mean(values):.4f}  {'  '.join(f'{value:.4f}' for value in values)}",
                 flush=True,
             )
+    save(__file__, result=found, settings={"steps": arguments.steps, "rows": arguments.rows})
 
 
 def accuracy(folder: Path, data: Path, variant: str, seed: int, *, rows: int, steps: int) -> float:

@@ -6,13 +6,13 @@ The books are the folder `gutenberg` of a data folder (TRIVIUM_DATA, default ../
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("TRIVIUM_DATA", ROOT.parent / "shared" / "data"))
+from peers import DATA as DATA
+from peers import ROOT as ROOT
+
 HELD_OUT = ("austen-persuasion", "melville-moby_dick")
 """Whole books, of a known and of an unknown author."""
 

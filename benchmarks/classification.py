@@ -21,6 +21,12 @@ from typing import Any
 from books import DATA
 from sides import Measured, our_run, set_their_threads, take_turns, their_run
 
+WORKLOAD = {
+    "peers": ["torch", "transformers", "accelerate"],
+    "data": ["sst2"],
+    "arguments": ["--pairs", "2", "--steps", "60", "--peers", "grouped"],
+}
+
 PEERS = ("padded", "grouped")
 ROWS, LENGTH = 32, 96
 SHAPE = {"vocab_size": 4096, "hidden_size": 128, "num_layers": 4, "num_heads": 4, "intermediate_size": 512}

@@ -17,7 +17,6 @@ With `--folder` everything is kept, and what is there already is not done again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -27,6 +26,9 @@ from typing import Any
 import numpy as np
 from books import DATA, write_books
 from mlm_then_sst2 import pretrain, sentences
+from record import save
+
+WORKLOAD = {"data": ["gutenberg", "sst2"]}
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
 KINDS: dict[str, dict[str, Any]] = {
@@ -185,8 +187,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         result = measure(arguments.folder or Path(name), arguments)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1, default=float) + "\n", encoding="utf-8")
+    save(__file__, result=result, settings={"steps": arguments.steps, "seeds": arguments.seeds}, out=arguments.out)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,10 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from record import save
 from sides import validations
+
+WORKLOAD = {}
 
 ORDERS = ("none", "easy_first", "hard_first", "random")
 
@@ -30,6 +33,7 @@ def main() -> None:
     parser.add_argument("--orders", nargs="+", default=list(ORDERS), choices=ORDERS)
     parser.add_argument("--work", type=Path, default=None, help="keep everything in this folder")
     arguments = parser.parse_args()
+    found = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.work or Path(scratch)
         prepare(folder)
@@ -42,6 +46,8 @@ def main() -> None:
                     f"update {points[0][0]}: {statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
                 )
             print("   ".join(cells), flush=True)
+            found[order] = curves
+    save(__file__, result=found, settings={"steps": arguments.steps, "scorer": arguments.scorer})
 
 
 def prepare(folder: Path) -> None:

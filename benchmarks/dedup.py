@@ -35,6 +35,15 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from record import save
+
+WORKLOAD = {
+    "peers": ["rensa==0.5.0", "datasketch"],
+    "environment": "texts",
+    "data": ["minhash_articles"],
+    "arguments": ["{data}/minhash_articles", "--pairs", "2"],
+}
+
 ROOT = Path(__file__).parent.parent
 BANDS, ROWS, WIDTH, THRESHOLD = 14, 8, 5, 0.8
 SIDES = ("trivium", "rensa", "rensa-matrix", "rensa-words", "rensa-rho-words", "datasketch")
@@ -230,6 +239,17 @@ def main() -> None:
             f"{ours[1] / cpu:6.2f} a CPU second; removed {len(removed[each])}, "
             f"also by us {len(removed[each] & mine)} of our {len(mine)}"
         )
+    runs = {
+        each: [{"documents_per_second": wall, "documents_per_cpu_second": cpu} for wall, cpu in values]
+        for each, values in speeds.items()
+    }
+    save(
+        __file__,
+        runs,
+        better={"documents_per_second": "more", "documents_per_cpu_second": "more"},
+        settings={"documents": arguments.documents},
+        peer_python=arguments.peer_python,
+    )
 
 
 if __name__ == "__main__":

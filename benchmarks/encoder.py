@@ -24,6 +24,12 @@ from pathlib import Path
 from books import write_books
 from sides import Measured, our_run, set_their_threads, take_turns, their_run
 
+WORKLOAD = {
+    "peers": ["torch", "transformers", "accelerate"],
+    "data": ["gutenberg"],
+    "arguments": ["--pairs", "3", "--peers", "grouped"],
+}
+
 PEERS = ("padded", "grouped", "blocks")
 SEQUENCE, ROWS = 512, 8
 TOKENS = SEQUENCE * ROWS

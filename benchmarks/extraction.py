@@ -23,6 +23,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+WORKLOAD = {
+    "peers": ["trafilatura", "resiliparse==2.0.1"],
+    "environment": "texts",
+    "data": ["article_extraction"],
+    "arguments": ["{data}/article_extraction"],
+}
+
 WORD = re.compile(r"\w+")
 
 
@@ -120,6 +127,7 @@ def main() -> None:
     if given.only:
         print(json.dumps(measure(given.only, given.folder)))
         return
+    runs: dict[str, list[dict[str, float]]] = {}
     for name in LIBRARIES:
         python = sys.executable if name == "ours" else given.peer_python
         command = [python, __file__, str(given.folder), "--only", name]
@@ -128,7 +136,11 @@ def main() -> None:
             print(f"{name:<32} not measured: {result.stderr.strip().splitlines()[-1]}")
             continue
         figures = json.loads(result.stdout)
+        runs[name] = [figures]
         print(f"{name:<32} " + "  ".join(f"{key} {value:.4f}" for key, value in figures.items()), flush=True)
+    from record import save
+
+    save(__file__, runs, better={"f1": "more", "pages_per_second": "more"}, peer_python=given.peer_python)
 
 
 if __name__ == "__main__":

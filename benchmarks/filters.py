@@ -27,6 +27,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from record import save
+
+WORKLOAD = {
+    "peers": ["datatrove==0.10.1", "spacy", "nltk", "tldextract"],
+    "environment": "datatrove",
+    "unpinned": ["xxhash"],
+    "data": ["gutenberg", "minhash_articles", "alpaca_1k"],
+    "arguments": ["{data}/gutenberg", "{data}/minhash_articles", "{data}/alpaca_1k", "--documents", "2000"],
+}
+
 ROOT = Path(__file__).parent.parent
 FILTERS = ("gopher_quality", "gopher_repetition", "c4", "fineweb")
 PEER_CLASSES = {
@@ -170,16 +180,21 @@ def main() -> None:
     size = sum(map(len, documents)) / len(documents)
     print(f"{len(documents)} documents, {size:,.0f} characters on average")
     report: dict[str, Any] = {"documents": len(documents), "characters": size}
+    runs: dict[str, list[dict[str, float]]] = {
+        side: [{} for _ in range(arguments.rounds)] for side in ("ours", "datatrove")
+    }
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "documents.json"
         file.write_text(json.dumps(documents))
         for name in [arguments.only] if arguments.only else FILTERS:
             seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-            for _ in range(arguments.rounds):
+            for number in range(arguments.rounds):
                 ours = child(sys.executable, "ours", name, file, arguments.words)
                 theirs = child(arguments.peer_python, "theirs", name, file, arguments.words)
                 seconds["ours"].append(ours["seconds"])
                 seconds["theirs"].append(theirs["seconds"])
+                for side, one in (("ours", ours), ("datatrove", theirs)):
+                    runs[side][number][f"{name}_per_second"] = len(documents) / one["seconds"]
             speed = {side: len(documents) / statistics.median(times) for side, times in seconds.items()}
             found = {**speed, "ratio": speed["ours"] / speed["theirs"], **compare(ours, theirs)}
             report[name] = found
@@ -190,8 +205,17 @@ def main() -> None:
             )
             for difference, count in found["differ"]:
                 print(f"    {count:>5}  {difference}")
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1))
+    better = {figure: "more" for figure in runs["ours"][0]}
+    variant = "marks" if arguments.words == "marks" else ""
+    save(
+        __file__,
+        runs,
+        better=better,
+        result=report,
+        variant=variant,
+        out=arguments.out,
+        peer_python=arguments.peer_python,
+    )
 
 
 if __name__ == "__main__":

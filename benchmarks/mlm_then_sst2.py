@@ -25,7 +25,10 @@ from typing import Any
 
 import numpy as np
 from books import DATA, write_books
+from record import save
 from sides import validations
+
+WORKLOAD = {"peers": ["scikit-learn"], "together": True, "data": ["gutenberg", "sst2"]}
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
 SHAPE = {"vocab_size": 8192, "max_positions": 256, "num_layers": 2}
@@ -195,8 +198,7 @@ def main() -> None:
         f"(95 % over sentences {result['low']:+.2%} to {result['high']:+.2%}"
         + (f", over seeds {result['seeds_low']:+.2%} to {result['seeds_high']:+.2%})" if "seeds_low" in result else ")")
     )
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(__file__, result=result, settings={"steps": arguments.steps, "seeds": arguments.seeds}, out=arguments.out)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ from typing import Any
 
 import numpy as np
 from books import DATA, ROOT, paragraphs
+from record import save
+
+WORKLOAD = {"peers": ["scikit-learn"], "together": True, "data": ["openai_moderation", "gutenberg", "alpaca_1k"]}
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 CATEGORIES = ("S", "H", "V", "HR", "SH", "S3", "H2", "V2")
@@ -167,8 +170,7 @@ def main() -> None:
                 print(f"{method} (seed {seed}):", *(f"{key} {value:.3f}" for key, value in found.items()), flush=True)
     positives = {name: int(np.nansum(column)) for name, column in zip(CATEGORIES, labels.T, strict=True)}
     print(f"{len(train)} rows to train on, {len(held_out)} held out, positives there: {positives}")
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(__file__, result=result, settings={"seeds": arguments.seeds}, out=arguments.out)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,15 @@ import argparse
 import json
 import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from record import save
+
+WORKLOAD = {"data": ["tinyshakespeare"], "arguments": ["--text", "{data}/tinyshakespeare/input.txt"]}
 
 ROOT = Path(__file__).parent.parent
 LAYERS, HEADS, WIDTH, BLOCK, BATCH = 4, 4, 128, 64, 12
@@ -224,12 +227,13 @@ def main() -> None:
             for side in ("ours", "theirs") if pair % 2 == 0 else ("theirs", "ours"):
                 runs[side].append(measure(side, Path(name), arguments.steps, pair, arguments.lr))
                 print(side, {key: round(value, 4) for key, value in runs[side][-1].items()}, flush=True)
-    ratios = [a["seconds"] / b["seconds"] for a, b in zip(runs["ours"], runs["theirs"], strict=True)]
-    medians = {side: statistics.median(run["seconds"] for run in found) for side, found in runs.items()}
-    ratio = medians["ours"] / medians["theirs"]
-    print(f"seconds, ours / theirs: {ratio:.2f} (pairs {min(ratios):.2f} to {max(ratios):.2f})")
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"runs": runs, "ratio": ratio}, indent=1) + "\n", encoding="utf-8")
+    save(
+        __file__,
+        runs,
+        better={"seconds": "less", "loss": "less"},
+        settings={"steps": arguments.steps, "lr": arguments.lr},
+        out=arguments.out,
+    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trivium.data.batch import Batch, Layout
+from record import save
+
+WORKLOAD = {
+    "peers": ["torch", "transformers"],
+    "together": True,
+    "data": ["gutenberg"],
+    "arguments": ["--steps", "300"],
+}
 
 SEQUENCE, ROWS = 128, 8
 THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
@@ -229,8 +237,7 @@ def main() -> None:
             f"{results[name]['seconds_theirs']:.0f} s",
             flush=True,
         )
-    if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    save(__file__, result=results, settings={"steps": arguments.steps}, out=arguments.out)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from curriculum import prepare
+from record import save
 from sides import validations
+
+WORKLOAD = {"arguments": ["--work", "runs/benchmarks/optimizers"]}
 
 FREE = {"schedule": "constant"}
 SIDES: dict[str, tuple[dict[str, Any], list[float], dict[str, Any]]] = {
@@ -39,6 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     prepare(arguments.work)
+    result = {}
     for side in arguments.sides:
         rates = SIDES[side][1]
         tried = {lr: held_out(arguments.work, side, lr, 0, arguments.steps) for lr in rates}
@@ -47,6 +51,8 @@ def main() -> None:
         end = " (an end of the grid)" if best in (rates[0], rates[-1]) else ""
         spread = f"{statistics.mean(found):.4f} ({min(found):.4f} to {max(found):.4f})"
         print(f"{side:14} lr {best:<8g}{spread} bits per byte{end}", flush=True)
+        result[side] = {"lr": best, "tried": tried, "bits_per_byte": found}
+    save(__file__, result=result, settings={"steps": arguments.steps, "seeds": arguments.seeds})
 
 
 def held_out(folder: Path, side: str, lr: float, seed: int, steps: int) -> float:

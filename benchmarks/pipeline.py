@@ -31,6 +31,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from record import peak_memory, save
+
+WORKLOAD = {
+    "peers": ["datatrove==0.10.1", "tokenizers", "spacy", "orjson", "nltk", "tldextract"],
+    "environment": "datatrove",
+    "unpinned": ["xxhash"],
+    "data": ["gutenberg"],
+    "arguments": ["{data}/gutenberg", "--documents", "6500"],
+}
+
 PIECE = 3000
 LETTERS = 0.6
 """Least share of words with letters: with 0.8 datatrove, which counts marks too, drops most of these texts."""
@@ -273,15 +283,23 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.ours:
         result = ours(arguments.folder, arguments.ours, arguments.workers, json.loads(arguments.steps))
-        usage = {
-            name: resource.getrusage(getattr(resource, f"RUSAGE_{name}")).ru_maxrss for name in ("SELF", "CHILDREN")
-        }
-        result["peak"] = {"parent_mib": round(usage["SELF"] / 1024), "worker_mib": round(usage["CHILDREN"] / 1024)}
+        workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        result["peak"] = {"parent_mib": peak_memory() // 2**20, "worker_mib": workers // 1024}
         print("RESULT " + json.dumps(result))
         return
     found = memory(arguments) if arguments.memory else compare(arguments)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1))
+    runs = {side: found.pop(side) for side in ("ours", "theirs") if side in found}
+    better = {"seconds": "less", "processor_seconds": "less"}
+    variant = "memory" if arguments.memory else ""
+    save(
+        __file__,
+        runs,
+        better=better,
+        result=found,
+        variant=variant,
+        out=arguments.out,
+        peer_python=arguments.peer_python,
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from sides import Measured, our_run, set_their_threads, take_turns, their_run
 
+WORKLOAD = {"peers": ["torch", "transformers", "accelerate"], "arguments": ["--pairs", "3"]}
+
 SHAPE = {
     "vocab_size": 8192,
     "hidden_size": 256,

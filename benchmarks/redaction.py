@@ -18,11 +18,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from books import DATA, ROOT
+from peers import DATA, ROOT
+from record import save
 
 sys.path.insert(0, str(ROOT))
 
 from tests.unit.personal import planted, prose
+
+WORKLOAD = {"data": ["gutenberg", "alpaca_1k", "article_extraction"]}
 
 
 def recall(seed: int, count: int = 500) -> tuple[Counter[str], list[str]]:
@@ -68,6 +71,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=4)
     arguments = parser.parse_args()
     found, missed = recall(arguments.seed)
+    result: dict[str, object] = {"planted": {"found": found, "missed": missed}}
     print(f"found {found.total()} of {found.total() + len(missed)}; by kind {dict(found)}; missed {missed}", flush=True)
     finder = Finder()
     for name, texts in clean_texts():
@@ -83,8 +87,10 @@ def main() -> None:
             f"{name}: {characters:,} characters, {characters / seconds / 1e6:.1f} MB/s, found {dict(counts)}",
             flush=True,
         )
+        result[name] = {"characters": characters, "seconds": seconds, "found": counts}
         for kind, examples in shown.items():
             print(*(f"    {kind}: {example}" for example in examples[: arguments.examples]), sep="\n")
+    save(__file__, result=result, settings={"seed": arguments.seed})
 
 
 if __name__ == "__main__":

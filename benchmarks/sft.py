@@ -28,6 +28,12 @@ from typing import Any
 from books import DATA
 from sides import THREADS, Measured, our_run, take_turns, their_run
 
+WORKLOAD = {
+    "peers": ["torch", "transformers", "accelerate", "trl", "peft", "datasets"],
+    "data": ["alpaca_1k"],
+    "arguments": ["--pairs", "3", "--peers", "small_parts", "packing"],
+}
+
 PEERS = ("padding_free", "small_parts", "packing", "padded", "grouped")
 LARGE, LORA = "--large" in sys.argv, "--lora" in sys.argv
 SEQUENCE, ROWS = 1024, 4

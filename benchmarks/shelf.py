@@ -29,6 +29,8 @@ from trivium.models.transform import Transform, add_transform
 from trivium.models.transformer import Transformer
 from trivium.registry import component
 
+WORKLOAD = {}
+
 NEW = 24
 
 

@@ -10,7 +10,6 @@ import argparse
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from books import ROOT
+from peers import ROOT
+from record import peak_memory, save
 
 WARMUP = int(os.environ.get("BENCH_WARMUP", 4))
 """Updates before the clock runs."""
@@ -152,7 +152,8 @@ def take_turns(
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--peers", nargs="+", choices=peers, default=peers)
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has transformers")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="file of the figures, see record.py")
+    parser.add_argument("--note", default="", help="what a reader of the figures must know")
     parser.add_argument("--side", choices=["ours", *peers], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="where the data is made, or was made before")
     for flag in flags:
@@ -171,18 +172,23 @@ def take_turns(
         for pair in range(arguments.pairs):
             for side in sides if pair % 2 == 0 else reversed(sides):
                 runs[side].append(_run(script, side, arguments))
-    ratios = {peer: _ratios(runs["ours"], runs[peer], peer) for peer in arguments.peers}
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"runs": runs, "ratios": ratios}, indent=1) + "\n", encoding="utf-8")
+    save(
+        script,
+        runs,
+        better={"tokens_per_second": "more", "memory": "less"},
+        variant="-".join(flag.strip("-") for flag in arguments.flags),
+        settings={"pairs": arguments.pairs, "steps": arguments.steps},
+        out=arguments.out,
+        peer_python=arguments.peer_python,
+        note=arguments.note,
+    )
 
 
 def _measure(measure: Callable[[str, Path, int], Measured], arguments: argparse.Namespace) -> None:
     """Runs one side in this process and prints a line of JSON."""
-    import resource
-
     result = measure(arguments.side, arguments.folder, arguments.steps)
     result["tokens_per_second"] = result["tokens"] / result["seconds"]
-    result["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result["memory"] = peak_memory()
     print("RESULT " + json.dumps(result))
 
 
@@ -199,16 +205,3 @@ def _run(script: str, side: str, arguments: argparse.Namespace) -> Measured:
     result: Measured = json.loads(lines[0][7:])
     print(f"{side:8}", {key: round(value, 2) for key, value in result.items()}, flush=True)
     return result
-
-
-def _ratios(ours: Sequence[Measured], theirs: Sequence[Measured], peer: str) -> Measured:
-    ratios = {
-        key: statistics.median(run[key] for run in ours) / statistics.median(run[key] for run in theirs)
-        for key in ("tokens_per_second", "memory")
-    }
-    each = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(ours, theirs, strict=True)]
-    print(
-        f"ours / {peer}: {ratios['tokens_per_second']:.2f} tokens/s "
-        f"(pairs {min(each):.2f} to {max(each):.2f}), {ratios['memory']:.2f} peak memory"
-    )
-    return ratios

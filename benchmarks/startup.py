@@ -1,6 +1,6 @@
 """How long until something happens: imports, `--help`, a refused recipe, the first use of a model.
 
-    python benchmarks/startup.py [--rounds 7] [--json]
+    python benchmarks/startup.py [--rounds 7] [--out FILE]
 
 Every case is a fresh process; the cases are run in turn, round after round, so that a slow minute of the machine hits
 all of them. Reported: the median over the rounds, and its ratio to `import torch` in the same rounds. The transformers
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
 import statistics
@@ -20,6 +19,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from record import save
+
+WORKLOAD = {}
 
 TYPO = """\
 name: typo
@@ -149,17 +152,16 @@ def report(taken: dict[str, list[float]]) -> list[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures start-up times.")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    rows = report(measure(arguments.rounds))
-    if arguments.json:
-        print(json.dumps(rows, indent=2))
-        return
+    taken = measure(arguments.rounds)
+    rows = report(taken)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {arguments.rounds} rounds, medians")
     print(f"{'case':36} {'seconds':>8} {'/ import torch':>15}  target")
     for row in rows:
         target = f"{row['target']}  {'met' if row['met'] else 'MISSED'}" if "target" in row else ""
         print(f"{row['case']:36} {row['seconds']:8.3f} {row['ratio']:15.2f}  {target}")
+    save(__file__, result={"cases": rows, "seconds": taken}, settings={"rounds": arguments.rounds}, out=arguments.out)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from record import save
+
+WORKLOAD = {"peers": ["datasets", "tokenizers"], "data": ["gutenberg"], "arguments": ["{data}/gutenberg"]}
+
 VOCABULARY = 8192
 
 
@@ -233,8 +237,19 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             result = compare_speed(args, Path(place))
     print(json.dumps({name: value for name, value in result.items() if name != "runs"}, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1))
+    speeds = {
+        side: [{"megabytes_per_second": result["bytes"] / run.get("map", run["seconds"]) / 1e6, **run} for run in each]
+        for side, each in result.pop("runs", {}).items()
+    }
+    save(
+        __file__,
+        speeds,
+        better={"megabytes_per_second": "more"},
+        result=result,
+        variant="training" if args.training else "exact" if args.exact_megabytes else "",
+        out=args.out,
+        peer_python=args.peer_python,
+    )
 
 
 if __name__ == "__main__":

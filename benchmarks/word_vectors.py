@@ -28,6 +28,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+from record import peak_memory, save
+
+WORKLOAD = {
+    "peers": ["gensim==4.4.0"],
+    "environment": "texts",
+    "data": ["gutenberg"],
+    "arguments": ["{data}/gutenberg", "--pairs", "2", "--epochs", "2"],
+}
 
 ROOT = Path(__file__).parent.parent
 WINDOW, NEGATIVES, SUBSAMPLE, MIN_COUNT = 5, 5, 1e-3, 5
@@ -171,8 +179,6 @@ def cosines(inputs: np.ndarray) -> np.ndarray:
 
 def measure(folder: Path, side: str, kind: str, epochs: int, seed: int) -> None:
     """One training in this process; prints a line of JSON and leaves the cosines."""
-    import resource
-
     content = json.loads((folder / "words.json").read_text(encoding="utf-8"))
     if side == "ours":
         inputs, outputs, seconds = ours(content, kind, epochs, seed)
@@ -185,7 +191,7 @@ def measure(folder: Path, side: str, kind: str, epochs: int, seed: int) -> None:
         "words_per_cpu_second": words / seconds.cpu,
         "heldout": heldout(content, inputs, outputs, kind),
         "pairs": related(content, inputs),
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "memory": peak_memory(),
     }
     print("RESULT " + json.dumps(result))
 
@@ -205,7 +211,6 @@ def main() -> None:
         measure(arguments.books, side, kind, arguments.epochs, int(seed))
         return
     sides = ("ours", "gensim", "shuffled")
-    report = {}
     with tempfile.TemporaryDirectory() as name:
         sys.path.insert(0, str(ROOT))
         prepare(arguments.books, Path(name))
@@ -224,10 +229,17 @@ def main() -> None:
                         sys.exit(f"{side} failed:\n{done.stderr[-3000:]}")
                     runs[side].append(json.loads(lines[0][7:]))
                     print(kind, side, {key: round(value, 4) for key, value in runs[side][-1].items()}, flush=True)
-            report[kind] = figures(Path(name), kind, runs)
-            print(json.dumps(report[kind], indent=1), flush=True)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            found = figures(Path(name), kind, runs)
+            print(json.dumps(found, indent=1), flush=True)
+            save(
+                __file__,
+                runs,
+                better={"words_per_second": "more", "words_per_cpu_second": "more", "heldout": "less"},
+                result=found,
+                variant=kind,
+                out=arguments.out and arguments.out.with_stem(f"{arguments.out.stem}-{kind}"),
+                peer_python=arguments.peer_python,
+            )
 
 
 def figures(folder: Path, kind: str, runs: dict[str, list[dict[str, float]]]) -> dict[str, float]:

@@ -63,6 +63,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3_text": ("Gemma3", GEMMA),
     "phi3": ("Phi3", GROUPED),
     "olmo2": ("Olmo2", GROUPED),
+    "smollm3": ("SmolLM3", FOUR),
     "llama": ("Llama", GROUPED),
     "mistral": ("Mistral", {**GROUPED, "sliding_window": 7}),
 }  # fmt: skip
@@ -114,6 +115,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "longrope", **LONG_PARTIAL)}),
     "olmo2 tied, biased": ("Olmo2", {**SHAPE, "attention_bias": True, "tie_word_embeddings": True,
                                      "rope_parameters": rope()}),
+    "smollm3 chosen layers turn, sliding": ("SmolLM3", {**FOUR, **SLIDING, "no_rope_layers": [0, 1, 1, 0]}),
     "llama3": ("Llama", {**GROUPED, "tie_word_embeddings": True, "rope_parameters": llama3()}),
     "llama, three key heads": ("Llama", {**SHAPE, "hidden_size": 36, "num_attention_heads": 9,
                                          "num_key_value_heads": 3, "tie_word_embeddings": True}),

@@ -31,12 +31,14 @@ PUBLISHED = {
     "roberta-large": 355_412_057,
     "distilbert-base": 66_985_530,
     "distilbert-base-cased": 65_812_036,
+    "electra-small": 13_549_057,
     "electra-base": 109_483_009,
     "electra-large": 335_142_913,
 }
 """With the head of their pretraining, a tied weight counted once."""
 
 DEFAULTS = {
+    "electra-small": ("ElectraForPreTraining", {}),
     "bert-base": ("BertForMaskedLM", {}),
     "roberta-base": ("RobertaForMaskedLM", {"max_position_embeddings": 514, "type_vocab_size": 1}),
     "distilbert-base": ("DistilBertForMaskedLM", {}),

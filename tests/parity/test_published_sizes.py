@@ -115,6 +115,13 @@ def olmo2(hidden: int, layers: int, heads: int, inner: int, **more: Any) -> dict
         "eos_token_id": 100257, "pad_token_id": 100277, **more})  # fmt: skip
 
 
+def smollm3(hidden: int, layers: int, heads: int, inner: int, kv_heads: int) -> dict[str, Any]:
+    return llama(hidden, layers, heads, inner, kv_heads, **{
+        "vocab_size": 128256, "max_position_embeddings": 65536, "rms_norm_eps": 1e-6, "rope_theta": 5e6,
+        "tie_word_embeddings": True, "bos_token_id": 128000, "eos_token_id": 128012, "pad_token_id": 128004,
+    })  # fmt: skip
+
+
 NEW: dict[str, Any] = {"new_decoder_architecture": True, "num_kv_heads": 8}
 RW: dict[str, Any] = {"alibi": True, "bias": True, "multi_query": False, "parallel_attn": False}
 TIED: dict[str, Any] = {"tie_word_embeddings": True}
@@ -136,6 +143,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any], int]] = {
     "gemma3-1b": ("Gemma3", gemma3(1152, 26, 4, 1, 6912, **GEMMA3_SMALL), 999_885_952),
     "phi3-mini": ("Phi3", phi3(3072, 32, 32, 8192, 32), 3_821_079_552),
     "olmo2-1b": ("Olmo2", olmo2(2048, 16, 16, 8192), 1_484_916_736),
+    "smollm3-3b": ("SmolLM3", smollm3(2048, 36, 16, 11008, 4), 3_075_098_624),
     # the others
     "pythia-14m": ("GPTNeoX", pythia(128, 6, 4), 14_067_712),
     "pythia-31m": ("GPTNeoX", pythia(256, 6, 8), 30_494_720),

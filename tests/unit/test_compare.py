@@ -15,6 +15,8 @@ import pytest
 import trivium as tv
 from tests.crash.kills import make_world
 from trivium.comparison import BUILT_IN, Comparison, resolve_comparison
+from trivium.data.sealing import seal
+from trivium.drivers.compare import Work
 from trivium.drivers.compare_summary import recommend
 from trivium.drivers.forgetting import bits_per_byte, with_language_head
 from trivium.errors import ConfigError
@@ -105,9 +107,20 @@ def test_what_is_wrong_is_said_before_any_work(world: dict[str, Any], change: di
 
 
 def test_built_in_contenders_are_all_taken_by_default(world: dict[str, Any]) -> None:
-    settings = resolve_comparison({name: value for name, value in world.items() if name != "contenders"})
+    everything = {name: value for name, value in world.items() if name != "contenders"}
+    settings = resolve_comparison({**everything, "name": "everything"})
     assert set(settings.resolved()) == set(BUILT_IN)
     assert settings.resolved()["lora"].transforms == BUILT_IN["lora"]["transforms"]
+    Work(settings).begin()  # refuses any whose recipes could not run
+
+
+def test_sealed_sets_beside_the_users_runs_count(world: dict[str, Any], tmp_path: Path) -> None:
+    """The runs of a comparison lie in a folder of their own, beside which there is none."""
+    text = " ".join(f"w{number}" for number in range(40))
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    sealed = seal([tmp_path / "rows.jsonl"], tmp_path / "sealed" / "quiz")
+    work = Work(resolve_comparison({**world, "runs": str(tmp_path / "runs"), "contenders": ["lora"]}))
+    assert work.recipe(work.entries[0], 1e-3)["data"]["sealed"] == [str(sealed.folder)]
 
 
 # Prompts

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from trivium.errors import ModelError, TriviumError
-from trivium.inference.engine import Decoding, Sample, generate_ids
+from trivium.inference.engine import Decoding, Sample, decode, generate_ids
 from trivium.inference.request import Sampling, random_stream
+from trivium.models.attention import _runs
 from trivium.models.build import build_model, preset
 from trivium.models.cache import KVCache
 from trivium.models.transformer import Transformer
@@ -239,3 +240,74 @@ def test_damaged_weights_are_said_to_be_damaged() -> None:
     for sampling in (GREEDY, Sampling(top_p=0.9, top_k=4)):
         with pytest.raises(ModelError, match="NaN"):
             generate_ids(module, PROMPTS, max_new_tokens=2, sampling=sampling)
+
+
+def waiting(module: Transformer, lengths: list[int]) -> list[Sample]:
+    return [
+        Sample(prompt, GREEDY, length, random_stream(0, prompt))
+        for prompt, length in zip(PROMPTS, lengths, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["llama", "window", "t5"])
+def test_those_that_wait_take_the_place_of_those_that_end(kind: str) -> None:
+    module = tiny(kind) if kind != "t5" else tiny_seq2seq()
+    lengths = [9, 2, 2, 11, 3, 1, 20, 2]
+    samples, decoded = [], []
+    for rows in (8, 3, 1):
+        found = waiting(module, lengths) if kind != "t5" else answering(lengths)
+        steps = [len(decoding.live) for decoding in decode(module, found, max_rows=rows)]
+        samples.append([(each.completion.ids, each.completion.finish_reason) for each in found])
+        decoded.append(steps)
+        assert max(steps) == rows
+    assert samples[0] == samples[1] == samples[2]
+    assert [len(ids) for ids, _ in samples[0]] == lengths
+    # Batch after batch it would be 9 + 11 + 20 steps.
+    assert len(decoded[1]) < 30
+    assert len(decoded[2]) == sum(lengths)
+
+
+def tiny_seq2seq() -> Transformer:
+    shape = {"vocab_size": 97, "hidden_size": 32, "num_layers": 2, "num_decoder_layers": 2, "intermediate_size": 48}
+    heads = {"num_heads": 4, "num_kv_heads": 4, "head_dim": 8, "init_std": 0.3}
+    return build_model(preset("t5-1m", {**shape, **heads}), seed=1)
+
+
+def answering(lengths: list[int]) -> list[Sample]:
+    return [
+        Sample([0], GREEDY, length, random_stream(0, source), source=source)
+        for source, length in zip(PROMPTS, lengths, strict=True)
+    ]
+
+
+def test_a_long_one_waits_until_there_is_memory_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny("llama")
+    monkeypatch.setattr("trivium.inference.engine._CACHE_TOKENS", 40)
+    samples = waiting(module, [4, 4, 4, 30, 4, 4, 4, 4])
+    held = [max(each.size for each in step.live) * len(step.live) for step in decode(module, samples)]
+    assert max(held) <= 40
+    alone = [
+        generate_ids(module, [each.prompt], max_new_tokens=each.max_new_tokens, sampling=GREEDY) for each in samples
+    ]
+    assert [each.completion.ids for each in samples] == [found[0].ids for found in alone]
+
+
+@pytest.mark.parametrize("kind", ["llama", "window", "gpt2"])
+def test_neighbours_of_similar_length_are_computed_together(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny(kind)
+    whole = generate_ids(module, PROMPTS, max_new_tokens=8, sampling=GREEDY, eos_ids=())
+    monkeypatch.setattr("trivium.models.attention._CALL_BYTES", 200)
+    assert len(_runs([3, 8, 1, 5, 2, 3, 4, 2], torch.empty(8, 2, 9, 8))) > 1
+    for one, other in zip(
+        whole, generate_ids(module, PROMPTS, max_new_tokens=8, sampling=GREEDY, eos_ids=()), strict=True
+    ):
+        assert one.ids == other.ids
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_runs_are_the_cheapest_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trivium.models.attention._CALL_BYTES", 10 * 2 * 2 * 8 * 4)
+    keys = torch.empty(6, 2, 99, 8)
+    assert _runs([5, 5, 5], keys[:3]) == [(0, 3)]
+    assert _runs([5, 6, 50, 52, 3], keys[:5]) == [(0, 2), (2, 4), (4, 5)]
+    assert _runs([5, 9, 7], keys[:3]) == [(0, 3)]

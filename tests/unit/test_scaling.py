@@ -13,6 +13,7 @@ from tests.unit.test_run import interrupt_at
 from trivium.cli.main import run
 from trivium.config import resolve
 from trivium.core.plan import matrix_parameters
+from trivium.data.sealing import seal
 from trivium.drivers.scaling import Data, remarks, scaling
 from trivium.errors import ConfigError, DataError, Interrupted
 from trivium.models.build import preset
@@ -135,6 +136,15 @@ def test_refuses_a_recipe_without_validation_data(world: dict[str, Any], tmp_pat
     data = {name: value for name, value in world["data"].items() if name != "validation"}
     with pytest.raises(ConfigError, match=r"no data\.validation"):
         scaling({**world, "data": data, "runs": str(tmp_path)}, flops=1e13)
+
+
+def test_sealed_sets_beside_the_users_runs_count(world: dict[str, Any], tmp_path: Path) -> None:
+    """The runs of a ladder lie in a folder of their own, beside which there is none."""
+    rows = Path(world["data"]["train"]).read_text(encoding="utf-8").splitlines()
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows[:50]) + "\n")
+    seal([tmp_path / "rows.jsonl"], tmp_path / "sealed" / "quiz")
+    with pytest.raises(DataError, match="sealed test set"):
+        scaling({**world, "runs": str(tmp_path / "runs")}, flops=1e13)
 
 
 def test_too_few_minutes_are_refused_with_how_many_suffice(world: dict[str, Any], tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def drop_other_stages(model: Transformer, stage: Stage) -> None:
     if not stage.first:
         if not (stage.last and model.config.tie_embeddings):
             model.embed = nothing
-        model.position_embed = model.token_type_embed = model.embed_norm = None
+        model.position_embed = model.token_type_embed = model.embed_norm = model.embed_projection = None
 
 
 class PipelineEngine(Engine):

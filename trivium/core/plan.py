@@ -280,11 +280,11 @@ def matrix_parameters(config: ModelConfig) -> int:
     does not pass.
     """
     width, stacks = config.hidden_size, 1 if config.num_decoder_layers is None else 2
-    found = config.parameters() - config.token_types * width
+    found = config.parameters() - config.token_types * config.embedding_width
     if not (config.tie_embeddings and config.head in ("language", "masked")):
-        found -= config.vocab_size * width
+        found -= config.vocab_size * config.embedding_width
     if config.positions == "learned":
-        found -= stacks * (config.max_positions + config.position_offset) * width
+        found -= stacks * (config.max_positions + config.position_offset) * config.embedding_width
     if config.positions == "relative":
         found -= stacks * config.relative_buckets * config.num_heads
     if config.experts:
@@ -331,7 +331,7 @@ def plan_memory(
     if engine == "pipeline":
         micros = math.ceil(rows / micro_rows)
         flying = (min(ranks, micros) if recipe.engine.pipeline_schedule == "1f1b" else micros) / ranks
-    logits, head = 0, 4 * config.vocab_size * config.hidden_size
+    logits, head = 0, 4 * config.vocab_size * config.embedding_width
     if config.head in ("language", "masked"):
         least, filled = LOGITS_CHUNKS.get(kind, LOGITS_CHUNKS["cpu"])
         logits = min(micro_rows * row, max(least, filled // config.vocab_size)) * config.vocab_size
@@ -376,7 +376,7 @@ def _share(config: ModelConfig, engine: str, ranks: int) -> float:
 def _around(config: ModelConfig) -> int:
     """Parameters that stand around the blocks: embedding and head, about."""
     own_head = config.head in ("language", "masked") and not config.tie_embeddings
-    return config.vocab_size * config.hidden_size * (2 if own_head else 1)
+    return config.vocab_size * config.embedding_width * (2 if own_head else 1)
 
 
 def _gathered(config: ModelConfig, *, each: int) -> int:

@@ -181,23 +181,23 @@ def load_sealed(folder: Path) -> SealedSet:
 def sealed_folders(recipe: Recipe) -> list[Path]:
     """The sealed sets that count for a recipe: those it names, and those in `sealed/` beside its folder of runs."""
     named = [Path(folder).expanduser().resolve() for folder in recipe.data.sealed]
-    return list(dict.fromkeys([*named, *_beside(Path(recipe.runs))]))
+    return list(dict.fromkeys([*named, *beside(Path(recipe.runs))]))
 
 
 def seal_of(data: Path, *, runs: Path) -> dict[str, str] | None:
     """Name and hash of the sealed set, beside the folder of runs, that was made of this file; None if there is none."""
     content = content_hash(data)
-    for folder in _beside(runs):
+    for folder in beside(runs):
         sealed = load_sealed(folder)
         if content in sealed.facts["files"].values():
             return {"name": sealed.name, "hash": sealed.hash}
     return None
 
 
-def _beside(runs: Path) -> list[Path]:
-    """The sealed sets beside a folder of runs."""
-    beside = runs.resolve().parent / BESIDE_RUNS
-    return sorted(folder for folder in beside.iterdir() if is_sealed(folder)) if beside.is_dir() else []
+def beside(runs: Path) -> list[Path]:
+    """The sealed sets beside a folder of runs; what has its runs in a folder of its own names them in its recipes."""
+    folder = runs.resolve().parent / BESIDE_RUNS
+    return sorted(each for each in folder.iterdir() if is_sealed(each)) if folder.is_dir() else []
 
 
 def check(

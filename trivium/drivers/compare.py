@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from trivium.artifacts.record import parent_of
 from trivium.artifacts.writer import make_folder, write_artifact, write_file
 from trivium.comparison import Comparison, Contender, resolve_comparison
+from trivium.data.sealing import beside
 from trivium.drivers.compare_data import read_parts
 from trivium.drivers.compare_summary import Result, recommend, rows_of
 from trivium.errors import ConfigError, TriviumError
@@ -88,6 +89,7 @@ class Work:
         self.contenders = settings.resolved()
         self.skipped: dict[str, str] = {}
         self.labels: list[str] = []
+        self.sealed = [str(folder) for folder in beside(Path(settings.runs))]
         self.bases = {base: _shape(base) for base in settings.base}
         self.entries = list(self._entries())
         self._models: dict[str, LanguageModel] = {}
@@ -161,6 +163,7 @@ class Work:
                 "validation": str(self.part("validation")),
                 "sequence_length": data.sequence_length,
                 "truncation": "right",
+                "sealed": self.sealed,
                 "labels": {"text": "text", "label": "label", "problem": "single_label"},
             },
             "train": {"batch_size": budget.batch_size, **length, "lr": lr, **self._usual(), **(contender.train or {})},
@@ -178,13 +181,18 @@ class Work:
         length: dict[str, Any] = {"epochs": (budget.epochs or 0) * share}
         if budget.steps:
             length = {"steps": max(1, round(budget.steps * share))}
-        kept = {name: value for name, value in recipe["train"].items() if name not in ("epochs", "steps")}
+        other = ("epochs", "steps", "validate_every")  # the text has no validation part
+        kept = {name: value for name, value in recipe["train"].items() if name not in other}
         return {
             **recipe,
             "name": f"{entry.slug}-text",
             "method": "mlm" if self.bases[entry.base].kind == "encoder" else "clm",
             "transforms": [],
-            "data": {"train": str(self.part("train")), "sequence_length": self.settings.data.sequence_length},
+            "data": {
+                "train": str(self.part("train")),
+                "sequence_length": self.settings.data.sequence_length,
+                "sealed": self.sealed,
+            },
             "train": {**kept, **length},
         }
 
@@ -199,6 +207,8 @@ class Work:
             resolved = resolve(self.recipe(entry, (entry.contender.lrs or [1e-3])[0]))
             refuse_wrong_combinations(resolved)
             count_trainable(resolved, self.bases[entry.base], Tokenizer.load(entry.base))
+            if entry.contender.pretrain:
+                refuse_wrong_combinations(resolve(self._more_text(entry)))
         except TriviumError as error:
             raise ConfigError(
                 f"the contender {entry.name} cannot run: {error.problem}",
@@ -235,7 +245,8 @@ class Work:
         command = [sys.executable, "-P", "-m", "trivium", "train", str(file)]  # -P: not what lies in this folder
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_environment())
         assert process.stderr is not None
-        said = process.stderr.read().decode(errors="replace")
+        with process.stderr as stream:
+            said = stream.read().decode(errors="replace")
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:

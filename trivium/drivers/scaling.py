@@ -44,6 +44,7 @@ from trivium.core.ladder import (
 from trivium.core.plan import matrix_parameters
 from trivium.core.progress import readable_count, readable_seconds, say
 from trivium.core.scaling_law import Fit, Interval, Point, fit_law
+from trivium.data.sealing import sealed_folders
 from trivium.drivers.run_folder import RunFolder, refuse_differences, set_aside
 from trivium.errors import ConfigError, DataError
 
@@ -363,6 +364,7 @@ class Scaling:
         kept = {name: value for name, value in own.items() if name not in ("sample_every", "sample_tokens")}
         plain["train"] = {**kept, **changes}
         plain["model"] = {**plain["model"], "config": {**plain["model"]["config"], **rung.shape.changes}}
+        plain["data"]["sealed"] = [str(folder) for folder in sealed_folders(self.resolved.recipe)]
         plain.update(name=rung.name, runs=str(self.folder))
         return resolve(plain)
 

@@ -34,6 +34,7 @@ from trivium.core.plan import matrix_parameters
 from trivium.core.progress import readable_count, say
 from trivium.data.intake import Intake
 from trivium.data.reading import read_documents
+from trivium.data.sealing import beside
 from trivium.drivers.run_folder import RunFolder, set_aside
 from trivium.errors import ConfigError, DataError
 from trivium.recipe import Source
@@ -254,6 +255,7 @@ def _recipe(
             "train": [str(folder / TRAIN)],
             "validation": [str(folder / HELD_OUT)],
             "sequence_length": settings.sequence_length,
+            "sealed": [str(one) for one in beside(folder.parent)],
         },
         "train": {
             "steps": steps,

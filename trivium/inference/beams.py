@@ -25,7 +25,7 @@ from trivium.inference.engine import (
     check_generates,
     check_room,
     context_length,
-    evaluating,
+    generating,
     opening,
 )
 from trivium.inference.request import Beams, Completion, FinishReason, Sampling, check_number
@@ -221,7 +221,7 @@ def run(
 ) -> Iterator[Search]:
     """Runs searches with the same beams, batch after batch; yields each when it is done."""
     check_generates(module.config)
-    with evaluating(module):
+    with generating(module):
         for batch in batches(searches, max_rows, width=searches[0].beams.num_beams):
             room = max(len(each.prompt) + each.max_new_tokens for each in batch) - 1
             reader = CachedReader(

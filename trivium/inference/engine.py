@@ -1,7 +1,7 @@
 """The decode loop: prompts of any lengths in one batch, a key/value cache, one token for each sample per step.
 
 There is no padding: the prompts are one ragged run of tokens, each starts at the left of its cache row, and a sample
-that has ended leaves the batch. Samples of one prompt share the computation of that prompt.
+that has ended leaves the batch to one that waits. Samples of one prompt share the computation of that prompt.
 
 Shapes: S sequences in a forward pass, V vocabulary.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,10 +27,13 @@ from trivium.inference.request import Completion, FinishReason, Sampling, check_
 from trivium.inference.sampling import Sampler
 from trivium.models.cache import KVCache
 from trivium.models.config import ModelConfig
+from trivium.models.fused import fused
 from trivium.models.transformer import Transformer
 
 _CACHE_TOKENS = 1 << 16
 """Most tokens the cache of one batch may hold; bounds its memory whatever is asked."""
+_READ_TOGETHER = 8
+"""Prompts are read when an eighth of the batch is free: few at a time cost more."""
 
 
 @dataclass(eq=False)
@@ -50,6 +54,11 @@ class Sample:
     adapter: str = ""
     completion: Completion = field(default_factory=Completion)
     ended: bool = False
+
+    @property
+    def size(self) -> int:
+        """Most tokens that its row of the cache will hold."""
+        return len(self.source) + len(self.prompt) + self.max_new_tokens
 
     def end(self, reason: FinishReason) -> None:
         """Ends the sample: it gets no further token. The first reason stays, but a stop string goes before length."""
@@ -75,13 +84,11 @@ class CachedReader:
         adapters: Sequence[str] = (),
     ) -> None:
         self._module, self._prompts = module, prompts
-        self._adapters = adapters if any(adapters) else None
+        self._adapters = list(adapters) or [""] * len(prompts)
         self.device = next(module.parameters()).device
         dtype = _compute_dtype(module, self.device)
-        longest = room + max(module.virtual_tokens(adapter)[0] for adapter in {*adapters, ""})
+        longest = room + self._virtual()
         self._cache = KVCache(module.config, rows=len(prompts), max_length=longest, dtype=dtype, device=self.device)
-        self._owners = list(range(len(prompts)))
-        """Which source each row has."""
 
     def begin(self) -> Tensor:
         """Logits [N, V] after the prompts."""
@@ -101,23 +108,18 @@ class CachedReader:
         return self.read(torch.tensor(tokens, device=self.device))
 
     def select(self, parents: Sequence[int]) -> None:
-        """Row r becomes what row `parents[r]` was. Only rows that change are copied, and only as far as they go."""
-        cache, count = self._cache, len(parents)
-        if count > cache.rows:
-            cache.select(parents)
-            self._owners = [self._owners[parent] for parent in parents]
-            return
-        owners = [self._owners[parent] for parent in parents]
-        longest = max(cache.lengths[parent] for parent in parents)
-        moved = [row for row, parent in enumerate(parents) if row != parent]
-        _copy_rows((*cache.keys, *cache.values), moved, [parents[row] for row in moved], longest)
-        other = [row for row in moved if owners[row] != self._owners[row]]
-        _copy_rows((*cache.source_keys, *cache.source_values), other, [parents[row] for row in other], None)
-        for tensors in (cache.keys, cache.values, cache.source_keys, cache.source_values):
-            tensors[:] = [tensor[:count] for tensor in tensors]
-        cache.lengths = [cache.lengths[parent] for parent in parents]
-        cache.source_lengths = [cache.source_lengths[parent] for parent in parents] if cache.source_lengths else []
-        self._owners = owners
+        """Row r becomes what row `parents[r]` was."""
+        self._cache.select(parents)
+        self._adapters = [self._adapters[parent] for parent in parents]
+
+    def join(self, other: CachedReader, *, room: int) -> None:
+        """Takes over the rows of another reader of the same model; `room`: as for both of them together."""
+        self._adapters += other._adapters
+        self._cache.join(other._cache, room=room + self._virtual())
+
+    def _virtual(self) -> int:
+        """Most virtual tokens that a row begins with."""
+        return max(self._module.virtual_tokens(adapter)[0] for adapter in {*self._adapters, ""})
 
     def _last_logits(self, tokens: Tensor, layout: Layout, source: Source | None) -> Tensor:
         """Logits [S, V] after the last token of each sequence; those of other positions are never computed."""
@@ -129,30 +131,29 @@ class CachedReader:
             logits: Tensor = head(hidden if ends is None else hidden[ends])
             return logits
 
-        adapters = None if self._adapters is None else [self._adapters[owner] for owner in self._owners]
+        adapters = self._adapters if any(self._adapters) else None
         result: Tensor = self._module(tokens, layout, then=then, cache=self._cache, source=source, adapters=adapters)
         return result
 
 
 class Decoding:
-    """A batch of samples in flight; they need not share their settings. Each `step` gives every one a token."""
+    """Samples in flight; they need not share their settings. Each `step` gives every one in the batch a token.
 
-    def __init__(self, module: Transformer, samples: Sequence[Sample]) -> None:
-        self.live = list(samples)
-        """Samples that still get tokens, in the order of the rows of the cache."""
+    A sample that has ended leaves the batch, and those that wait take its place.
+    """
+
+    def __init__(self, module: Transformer, samples: Sequence[Sample], *, max_rows: int = 1 << 30) -> None:
+        self.live: list[Sample] = []
+        """Samples that get tokens, in the order of the rows of the cache."""
         self.seconds: list[float] = []
-        """Duration of each step; the first one reads the prompts."""
-        self._module = module
+        """Duration of each step; the first one reads prompts."""
+        self._waiting = deque(samples)
+        self._module, self._max_rows = module, max_rows
+        self._device = next(module.parameters()).device
         self._reader: CachedReader | None = None
         self._tokens = torch.empty(0, dtype=torch.int64)
-        self._constrained = any(constrained(sample.sampling) for sample in self.live)
-        self._sampler = Sampler(
-            [sample.sampling for sample in self.live],
-            prompts=[sample.prompt for sample in self.live],
-            streams=[sample.stream for sample in self.live],
-            vocabulary=module.config.vocab_size,
-            device=next(module.parameters()).device,
-        )
+        self._constrained = any(constrained(sample.sampling) for sample in samples)
+        self._sampler = self._make_sampler()
 
     @torch.no_grad()
     def step(self) -> list[Sample]:
@@ -162,9 +163,15 @@ class Decoding:
         """
         begin = time.perf_counter()
         self._drop_ended()
+        joining = self._admit()
+        parts = [self._reader.read(self._tokens)] if self.live and self._reader is not None else []
+        if joining:
+            parts.append(self._read_prompts(joining))
+            self.live = [*self.live, *joining]
+            self._sampler = self._make_sampler()
         if not self.live:
             return []
-        logits = self._read_prompts() if self._reader is None else self._reader.read(self._tokens)
+        logits = torch.cat(parts) if len(parts) > 1 else parts[0]
         choice = self._sampler.choose(logits, allowed=self._allowed(logits))
         self._tokens = choice.tokens
         logprobs = torch.stack([choice.logprobs, choice.sampling_logprobs]).tolist()
@@ -172,6 +179,32 @@ class Decoding:
             self._append(sample, token, *probabilities)
         self.seconds.append(time.perf_counter() - begin)
         return self.live
+
+    def _make_sampler(self) -> Sampler:
+        return Sampler(
+            [sample.sampling for sample in self.live],
+            prompts=[[*sample.prompt, *sample.completion.ids] for sample in self.live],
+            streams=[sample.stream for sample in self.live],
+            vocabulary=self._module.config.vocab_size,
+            device=self._device,
+        )
+
+    def _admit(self) -> list[Sample]:
+        """Waiting samples for which there is room, once there is room for enough of them to be read together."""
+        free = self._max_rows - len(self.live)
+        if self.live and free < max(1, self._max_rows // _READ_TOGETHER):
+            return []
+        joining: list[Sample] = []
+        longest = max((sample.size for sample in self.live), default=0)
+        while self._waiting and len(joining) < free:
+            if self._waiting[0].ended:
+                self._waiting.popleft()
+                continue
+            longest, rows = max(longest, self._waiting[0].size), len(self.live) + len(joining)
+            if rows and (rows + 1) * longest > _CACHE_TOKENS:
+                break
+            joining.append(self._waiting.popleft())
+        return joining
 
     def _append(self, sample: Sample, token: int, logprob: float, sampling_logprob: float) -> None:
         if math.isnan(logprob):
@@ -210,7 +243,7 @@ class Decoding:
         rows = [row for row, sample in enumerate(self.live) if not sample.ended]
         if len(rows) == len(self.live):
             return
-        if rows and self._reader is not None:
+        if self._reader is not None:
             rows = _filled(rows)
             self._reader.select(rows)
             self._tokens = self._tokens[rows]
@@ -218,21 +251,26 @@ class Decoding:
             self._sampler.select(rows)
         self.live = [self.live[row] for row in rows]
 
-    def _read_prompts(self) -> Tensor:
+    def _read_prompts(self, joining: Sequence[Sample]) -> Tensor:
         """Runs each distinct prompt once and copies its cache row for all of its samples; logits [S, V]."""
-        prompts = [(tuple(sample.prompt), tuple(sample.source), sample.adapter) for sample in self.live]
+        prompts = [(tuple(sample.prompt), tuple(sample.source), sample.adapter) for sample in joining]
         places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-        room = max(len(sample.prompt) + sample.max_new_tokens for sample in self.live) - 1
+        room = max(len(sample.prompt) + sample.max_new_tokens for sample in [*self.live, *joining]) - 1
         adapters = [adapter for _, _, adapter in places]
-        self._reader = CachedReader(
-            self._module, [(prompt, source) for prompt, source, _ in places], room=room, adapters=adapters
+        own = room if self._reader is None else max(len(prompt) for prompt, _, _ in places)
+        reader = CachedReader(
+            self._module, [(prompt, source) for prompt, source, _ in places], room=own, adapters=adapters
         )
-        logits = self._reader.begin()
-        if len(places) == len(prompts):
-            return logits
-        rows = [places[prompt] for prompt in prompts]
-        self._reader.select(rows)
-        return logits[rows]
+        logits = reader.begin()
+        if len(places) < len(prompts):
+            rows = [places[prompt] for prompt in prompts]
+            reader.select(rows)
+            logits = logits[rows]
+        if self._reader is None:
+            self._reader = reader
+        else:
+            self._reader.join(reader, room=room)
+        return logits
 
 
 def generate_ids(
@@ -257,7 +295,7 @@ def generate_ids(
     sampling:    see `Sampling`; default: the model's own distribution.
     seeds:       one for each prompt, or one for all. A sample depends on its seed and prompt, not on its company.
     eos_ids:     tokens that end a sample; default: those of the model's configuration. Empty: none does.
-    max_rows:    samples in flight at once; more are worked off one batch after the other.
+    max_rows:    samples in flight at once; the others wait until one of these ends.
     on_token:    called with (index, sample) after each token; returns True to end that sample.
     should_stop: asked before each step; True ends everything as it stands ("cancelled").
 
@@ -289,22 +327,21 @@ def decode(
     max_rows: int = 64,
     should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[Decoding]:
-    """Runs all samples to their end, batch after batch; yields after each step the batch, whose samples have grown.
+    """Runs all samples to their end, `max_rows` side by side; yields after each step, when samples have grown.
 
     The module is in eval mode until the iterator is finished or closed.
     """
     check_generates(module.config)
-    with evaluating(module):
-        for batch in batches(samples, max_rows):
-            decoding = Decoding(module, batch)
-            while True:
-                if should_stop is not None and should_stop():
-                    for sample in samples:
-                        sample.end("cancelled")
-                    return
-                if not decoding.step():
-                    break
-                yield decoding
+    with generating(module):
+        decoding = Decoding(module, samples, max_rows=max_rows)
+        while True:
+            if should_stop is not None and should_stop():
+                for sample in samples:
+                    sample.end("cancelled")
+                return
+            if not decoding.step():
+                break
+            yield decoding
 
 
 def opening(
@@ -390,6 +427,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+@contextmanager
+def generating(module: Transformer) -> Iterator[None]:
+    """Eval mode inside, with fused blocks; those of a model in training do not outlive it, as its weights change."""
+    keep = not module.training
+    with evaluating(module), fused(module, keep=keep):
+        yield
+
+
 class _Sized(Protocol):
     """What decides how much of the cache a sample takes."""
 
@@ -424,16 +469,6 @@ def _filled(rows: Sequence[int]) -> list[int]:
     for gap in sorted(set(order) - set(rows)):
         order[gap] = from_the_end.pop()
     return order
-
-
-def _copy_rows(tensors: Sequence[Tensor], to: Sequence[int], rows: Sequence[int], length: int | None) -> None:
-    """The first `length` tokens of `rows` go to the rows `to`, all at once."""
-    if not to or not tensors:
-        return
-    target, source = (torch.tensor(list(each), device=tensors[0].device) for each in (to, rows))
-    for tensor in tensors:
-        part = tensor[:, :, :length]
-        part[target] = part[source]
 
 
 def _flat(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Layout]:

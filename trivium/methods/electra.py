@@ -8,7 +8,7 @@ draws is data, and no gradient flows through it. A token that it happens to draw
 hidden tokens, tokens. Roles: the policy (discriminator, an encoder whose head gives one score for each token), and the
 generator, a narrower model with random weights or a folder; both are moved by one optimiser. The draw is a function of
 numbers that come with the sample, so it does not depend on how the batch was split. Not: embeddings shared between
-the two, which the paper has and which needs one width for both.
+the two, which the paper has; they are as wide in both.
 
 Clark et al. 2020 (arXiv 2003.10555).
 """
@@ -136,10 +136,11 @@ def real_tokens(batch: Batch) -> int:
 
 
 def narrower(model: ModelConfig, size: float) -> dict[str, Any]:
-    """The fields of a model of the same depth and `size` times the width; heads stay as wide as they are."""
+    """The fields of a model of the same depth and `size` times the width; heads and narrow embeddings keep theirs."""
     heads = max(1, round(model.num_heads * size))
     whole = model.num_heads * model.head_dim == model.hidden_size
     return {
+        **({} if model.embedding_size is None else {"embedding_size": model.embedding_size}),
         "num_heads": heads,
         "num_kv_heads": heads,
         "head_dim": model.head_dim,

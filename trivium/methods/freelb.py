@@ -55,7 +55,7 @@ class FreeLB(Method):
     def backward(self, batch: Batch, accumulate: Accumulate) -> Terms:
         """K passes; returns the terms of the first one, which has only random noise."""
         steps = self.config.ascent_steps
-        width = self.policy.module.config.hidden_size
+        width = self.policy.module.config.embedding_width
         device, layout = batch.input_ids.device, batch.layout
         noise = torch.randn(batch.tokens, width, device=device, dtype=self.policy.module.embed.weight.dtype)
         noise = scale_to(noise, layout, self.config.initial)

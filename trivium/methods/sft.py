@@ -87,7 +87,7 @@ class SupervisedFineTuning(Method):
         module = self.policy.module
         if not self.config.neftune_alpha or not module.training:
             return None
-        width = module.config.hidden_size
+        width = module.config.embedding_width
         device = batch.input_ids.device
         lengths = torch.tensor(batch.layout.lengths, device=device)[batch.layout.sequence_ids(device)]
         magnitude = self.config.neftune_alpha / (lengths * width).sqrt()

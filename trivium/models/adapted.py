@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from trivium.models import products
+from trivium.models import kernels
 from trivium.models.layers import Embedding, Linear
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class AdaptedLinear(Linear):
 
     def base(self, x: Tensor) -> Tensor:
         """[T, I] -> [T, O] by the weights of the base alone."""
-        return products.linear(x, self.weight, self.bias)
+        return kernels.linear(x, self.weight, self.bias)
 
     def dense_weight(self) -> Tensor:
         """[O, I] weight of the base in floating point."""

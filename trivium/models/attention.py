@@ -9,6 +9,8 @@ Shapes: T tokens, S sequences; query [T, H, C]; key, value [T, K, C]; result [T,
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -23,6 +25,9 @@ from trivium.models.blockwise import blockwise_attention, suits
 from trivium.models.cache import KVCache
 from trivium.models.padded import Buckets, worth_padding
 from trivium.models.ragged import equal_neighbours, heads_first, ragged_attention, seen_mask
+
+_CALL_BYTES = 200_000
+"""How much a CPU reads in the time that one more call of attention takes."""
 
 
 class Bias(Protocol):
@@ -264,11 +269,15 @@ class CachedAttention:
         totals = [old + new for old, new in zip(self.past, self.new, strict=True)]
         self.longest = max(totals, default=0)
         self.prompt: Attend | None = None
-        self.decoding = all(n == 1 for n in self.new)
+        self.decoding = layout.uniform == 1
+        self.rows = cache.rows
+        self.level = self.past[0] if self.decoding and len(set(self.past)) == 1 else None
+        """The place of the new tokens, where it is the same in all rows."""
         if self.decoding:
-            self.rows = torch.arange(cache.rows, device=device)
-            self.last = torch.tensor(self.past, device=device)
             self.mask = self._decode_mask(device)
+            if not cache.runs:
+                cache.runs = _runs(self.past, cache.keys[0])
+            self.runs = [(first, last, max(totals[first:last])) for first, last in cache.runs]
         elif not any(self.past):
             self.prompt = plan_attention(layout, pattern=pattern, device=device)
         else:
@@ -277,14 +286,18 @@ class CachedAttention:
     def _decode_mask(self, device: torch.device) -> Tensor | None:
         """[S, H or 1, 1, longest]; None if every row may look at all of it."""
         window, bias = self.pattern.window, self.pattern.bias
-        if window is None and bias is None and len(set(self.past)) == 1:
+        if self.level is None:
+            self.every, self.last = torch.arange(self.rows, device=device), torch.tensor(self.past, device=device)
+        elif bias is None and (window is None or self.longest <= window):
             return None
-        keys, last = torch.arange(self.longest, device=device), self.last.unsqueeze(1)
+        keys, last = torch.arange(self.longest, device=device), torch.tensor(self.past, device=device).unsqueeze(1)
         seen = keys <= last
         if window is not None:
             seen &= keys > last - window
         mask = seen[:, None, None, :]
-        return mask if bias is None else bias(last, keys).masked_fill(~mask, float("-inf"))
+        # As numbers, since each layer would turn truth values into them again.
+        unseen = torch.zeros(mask.shape, dtype=self.cache.keys[0].dtype, device=device).masked_fill_(~mask, -torch.inf)
+        return unseen if bias is None else bias(last, keys) + unseen
 
     def _row_mask(self, new: int, total: int, device: torch.device) -> Tensor:
         """[new, total], or with a bias [H or 1, new, total]."""
@@ -301,12 +314,9 @@ class CachedAttention:
             self._write(store, new)
         if self.prompt is not None:
             return self.prompt(query, key, value, layer=layer, dropout=dropout)
-        keys, values = (store[:, :, : self.longest].to(query.dtype) for store in stored)
+        keys, values = (store[: self.rows, :, : self.longest].to(query.dtype) for store in stored)
         if self.decoding:
-            out = attend_heads(
-                query.unsqueeze(2), keys, values, mask=self.mask, pattern=self.pattern, dropout=0.0, causal=False
-            )
-            return out.squeeze(2)
+            return self._decode(query.unsqueeze(2), keys, values).squeeze(2)
         results = torch.empty_like(query)
         for row, ((start, end), mask) in enumerate(zip(self.spans, self.masks, strict=True)):
             if end > start:
@@ -318,15 +328,55 @@ class CachedAttention:
                 results[start:end] = out.squeeze(0).transpose(0, 1)
         return results
 
+    def _decode(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """[S, H, 1, C]: one token of each row, run after run."""
+        results = [
+            attend_heads(
+                query[first:last],
+                keys[first:last, :, :longest],
+                values[first:last, :, :longest],
+                mask=None if self.mask is None else self.mask[first:last, ..., :longest],
+                pattern=self.pattern,
+                dropout=0.0,
+                causal=False,
+            )
+            for first, last, longest in self.runs
+        ]
+        return results[0] if len(results) == 1 else torch.cat(results)
+
     def _write(self, store: Tensor, new: Tensor) -> None:
-        if self.decoding and len(set(self.past)) == 1:
-            store[:, :, self.past[0]] = new
+        if self.level is not None:
+            store[: self.rows, :, self.level] = new
             return
         if self.decoding:
-            store[self.rows, :, self.last] = new.to(store.dtype)
+            store[self.every, :, self.last] = new.to(store.dtype)
             return
         for row, (start, end) in enumerate(self.spans):
             store[row, :, self.past[row] : self.past[row] + end - start] = new[start:end].transpose(0, 1)
+
+
+def _runs(lengths: Sequence[int], keys: Tensor) -> list[tuple[int, int]]:
+    """(first, one past the last) of neighbouring rows that one call takes together, filled up to the longest of them.
+
+    On a CPU what is filled up is read like all else, so a run ends where that costs more than another call.
+    """
+    count = len(lengths)
+    if keys.device.type != "cpu" or len(set(lengths)) == 1:
+        return [(0, count)]
+    call = _CALL_BYTES / (2 * keys.shape[1] * keys.shape[3] * keys.element_size())
+    best, begins = [0.0] * (count + 1), [0] * (count + 1)
+    for last in range(1, count + 1):
+        longest, best[last] = 0, math.inf
+        for first in range(last - 1, -1, -1):
+            longest = max(longest, lengths[first])
+            cost = best[first] + call + longest * (last - first)
+            if cost < best[last]:
+                best[last], begins[last] = cost, first
+    runs, last = [], count
+    while last:
+        runs.append((begins[last], last))
+        last = begins[last]
+    return runs[::-1]
 
 
 class CrossAttention:
@@ -481,7 +531,8 @@ class CachedCrossAttention:
             assert self.source is not None
             self.cache.store_source(layer, key, value, self.source)
             return self.first(query, key, value, layer=layer, dropout=dropout)
-        keys, values = (x.to(query.dtype) for x in (self.cache.source_keys[layer], self.cache.source_values[layer]))
+        stored = self.cache.source_keys[layer], self.cache.source_values[layer]
+        keys, values = (x[: self.cache.rows].to(query.dtype) for x in stored)
         if self.decoding:
             out = attend_heads(
                 query.unsqueeze(2), keys, values, mask=self.mask, pattern=self.pattern, dropout=0.0, causal=False

@@ -12,10 +12,13 @@ from trivium.models.config import ModelConfig
 
 
 class KVCache:
-    """Static key and value tensors, one row for each sequence, left-aligned.
+    """Static key and value tensors, one row for each sequence, left-aligned; rows come and go, the memory stays.
 
-    keys, values: one tensor [rows, K, max_length, C] for each layer.
+    keys, values: one tensor [capacity, K, max_length, C] for each layer; the first `rows` of them are in use.
     lengths:      tokens stored in each row; plain numbers, so that planning never waits for the device.
+    owners:       which source each row has.
+    angles:       cosine and sine at every position, for layers that see everything (False) or a window (True).
+    runs:         neighbouring rows that attention takes together, see `trivium.models.attention`; until rows change.
 
     For an encoder-decoder also what the decoder sees of the sources, stored by its first forward pass:
     source_keys, source_values: [rows, K, longest source, C] for each layer; source_lengths: tokens of each source.
@@ -39,7 +42,10 @@ class KVCache:
 
         self.keys, self.values = empty(), empty()
         self.lengths = [0] * rows
+        self.owners = list(range(rows))
         self.max_length = max_length
+        self.angles: dict[bool, tuple[Tensor, Tensor]] = {}
+        self.runs: list[tuple[int, int]] = []
         self.source_keys: list[Tensor] = []
         self.source_values: list[Tensor] = []
         self.source_lengths: list[int] = []
@@ -50,22 +56,75 @@ class KVCache:
         return len(self.lengths)
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keep `rows`, in this order; a row may be named several times (beams) or not at all (finished)."""
-        index = torch.tensor(list(rows), dtype=torch.int64, device=self.keys[0].device)
-        for tensors in (self.keys, self.values, self.source_keys, self.source_values):
-            tensors[:] = [tensor.index_select(0, index) for tensor in tensors]
+        """Row r becomes what `rows[r]` was; a row may be named several times (beams) or not at all (finished).
+
+        Only rows that change are copied, and only as far as they go.
+        """
+        if len(rows) > len(self.keys[0]):
+            self._grow(len(rows), self.max_length)
+        longest = max((self.lengths[row] for row in rows), default=0)
+        moved = [row for row, origin in enumerate(rows) if row != origin]
+        _copy_rows((*self.keys, *self.values), moved, [rows[row] for row in moved], longest)
+        if self.source_keys:
+            if len(rows) > len(self.source_keys[0]):
+                self._widen(len(rows), self.source_keys[0].shape[2])
+            other = [row for row in moved if row >= self.rows or self.owners[rows[row]] != self.owners[row]]
+            _copy_rows((*self.source_keys, *self.source_values), other, [rows[row] for row in other], None)
+            self.source_lengths = [self.source_lengths[row] for row in rows]
+        self.owners = [self.owners[row] for row in rows]
         self.lengths = [self.lengths[row] for row in rows]
-        self.source_lengths = [self.source_lengths[row] for row in rows] if self.source_lengths else []
+        self.runs = []
+
+    def join(self, other: KVCache, *, room: int) -> None:
+        """Appends the rows of `other`; `room`: most tokens that any row will hold from now on."""
+        first, rows = self.rows, self.rows + other.rows
+        if rows > len(self.keys[0]) or room > self.max_length:
+            self._grow(rows, room)
+        longest = max(other.lengths, default=0)
+        for mine, theirs in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
+            mine[first:rows, :, :longest] = theirs[: other.rows, :, :longest]
+        if other.source_keys:
+            self._widen(rows, max(self.source_keys[0].shape[2], other.source_keys[0].shape[2]))
+            sources = (*self.source_keys, *self.source_values), (*other.source_keys, *other.source_values)
+            for mine, theirs in zip(*sources, strict=True):
+                mine[first:rows, :, : theirs.shape[2]] = theirs[: other.rows]
+            self.source_lengths += other.source_lengths
+        fresh = max(self.owners, default=-1) + 1
+        self.owners += [fresh + owner for owner in other.owners]
+        self.lengths += other.lengths
+        self.runs = []
+
+    def _grow(self, rows: int, room: int) -> None:
+        """New memory of this size, with what is stored."""
+        stored = max(self.lengths, default=0)
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                new = old.new_zeros(rows, old.shape[1], room, old.shape[3])
+                new[: self.rows, :, :stored] = old[: self.rows, :, :stored]
+                tensors[layer] = new
+        if room > self.max_length:
+            self.max_length, self.angles = room, {}
+
+    def _widen(self, rows: int, width: int) -> None:
+        """The same for the sources."""
+        for tensors in (self.source_keys, self.source_values):
+            for layer, old in enumerate(tensors):
+                new = old.new_zeros(max(rows, len(old)), old.shape[1], width, old.shape[3])
+                new[: len(old), :, : old.shape[2]] = old
+                tensors[layer] = new
 
     def truncate(self, row: int, length: int) -> None:
         """Forget all but the first `length` tokens of `row`."""
         if not 0 <= length <= self.lengths[row]:
             raise ValueError(f"row {row} holds {self.lengths[row]} tokens, it cannot be cut to {length}")
         self.lengths[row] = length
+        self.runs = []
 
     def advance(self, new: Sequence[int]) -> None:
         """Count the `new` tokens that a forward pass has written into each row."""
         self.lengths = [length + more for length, more in zip(self.lengths, new, strict=True)]
+        if len(set(new)) > 1:
+            self.runs = []
 
     def store_source(self, layer: int, key: Tensor, value: Tensor, layout: Layout) -> None:
         """Keep what `layer` sees of the sources: key and value [T_s, K, C], laid out as `layout` says."""
@@ -78,3 +137,13 @@ class KVCache:
             for row, (start, end) in enumerate(layout.spans()):
                 rows[row, :, : end - start] = flat[start:end].transpose(0, 1)
             stores.append(rows)
+
+
+def _copy_rows(tensors: Sequence[Tensor], to: Sequence[int], rows: Sequence[int], length: int | None) -> None:
+    """The first `length` tokens of `rows` go to the rows `to`, all at once."""
+    if not to or not tensors:
+        return
+    target, source = (torch.tensor(list(each), device=tensors[0].device) for each in (to, rows))
+    for tensor in tensors:
+        part = tensor[:, :, :length]
+        part[target] = part[source]

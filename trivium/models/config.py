@@ -104,6 +104,8 @@ class ModelConfig(StrictModel):
     """Rows of the embedding, V."""
     hidden_size: int = Field(ge=1, le=1 << 24)
     """Width of the residual stream, D."""
+    embedding_size: int | None = Field(None, ge=1, le=1 << 24)
+    """Width of the embeddings where they are narrower than the layers, which see a projection of them (ELECTRA)."""
     num_layers: int = Field(ge=1, le=1 << 10)
     """Blocks; of an encoder-decoder those of the encoder."""
     num_decoder_layers: int | None = Field(None, ge=1, le=1 << 10)
@@ -126,6 +128,8 @@ class ModelConfig(StrictModel):
     """Settings of rotary positions."""
     local_rope: Rope | None = None
     """Settings of rotary positions in sliding layers, if they differ."""
+    layers_without_rotary: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Layers, counted from 0, whose queries and keys do not turn although the others' do (NoPE)."""
     rotary_fraction: float = Field(1.0, gt=0, le=1)
     """Share of each head that turns; the rest knows no place."""
     relative_buckets: int = Field(32, ge=2)
@@ -235,6 +239,8 @@ class ModelConfig(StrictModel):
             if width % heads:
                 raise ValueError(f"hidden_size {width} is not divisible by num_heads {heads}")
             filled["head_dim"] = width // heads
+        if filled.get("embedding_size") == width:
+            filled["embedding_size"] = None
         if filled.get("kind") == "encoder_decoder" and filled.get("num_decoder_layers") is None:
             filled["num_decoder_layers"] = filled.get("num_layers")
         ends = filled.get("eos_id")
@@ -298,6 +304,11 @@ class ModelConfig(StrictModel):
         return self
 
     @property
+    def embedding_width(self) -> int:
+        """Numbers in the embedding of a token."""
+        return self.embedding_size or self.hidden_size
+
+    @property
     def rotary_dim(self) -> int:
         """Coordinates of each head that turn."""
         return int(self.head_dim * self.rotary_fraction)
@@ -325,14 +336,14 @@ class ModelConfig(StrictModel):
 
     def parameters(self) -> int:
         """Exact number of parameters; a tied head counts once."""
-        width = self.hidden_size
-        total = self.vocab_size * width + self.token_types * width + self._stack(self.num_layers, cross=False)
+        total = (self.vocab_size + self.token_types) * self.embedding_width
+        total += self._stack(self.num_layers, cross=False)
         if self.num_decoder_layers is not None:
             total += self._stack(self.num_decoder_layers, cross=True)
         return total + self._head()
 
-    def _norm(self) -> int:
-        return self.hidden_size * (2 if self.norm == "layernorm" else 1)
+    def _norm(self, width: int | None = None) -> int:
+        return (width or self.hidden_size) * (2 if self.norm == "layernorm" else 1)
 
     def _stack(self, layers: int, *, cross: bool) -> int:
         """Parameters of `layers` blocks and of what stands around them."""
@@ -348,19 +359,23 @@ class ModelConfig(StrictModel):
             mlp = mlp * self.experts + width * self.experts
         norms = 1 if self.parallel == "one_norm" else 4 if self.norm_placement == "both" else 2
         block = attention + mlp + norms * self._norm() + cross * (attention + self._norm())
-        around = (self.final_norm + self.embedding_norm) * self._norm()
+        narrow = self.embedding_width
+        around = self.final_norm * self._norm() + self.embedding_norm * self._norm(narrow)
+        if self.embedding_size is not None:
+            around += narrow * width + width
         if self.positions == "learned":
-            around += (self.max_positions + self.position_offset) * width
+            around += (self.max_positions + self.position_offset) * narrow
         if self.positions == "relative":
             around += self.relative_buckets * self.num_heads
         return layers * block + around
 
     def _head(self) -> int:
-        width, bias = self.hidden_size, int(self.head_bias)
+        width, narrow, bias = self.hidden_size, self.embedding_width, int(self.head_bias)
         dense = width * width + width
         if self.head in ("language", "masked"):
-            own = 0 if self.tie_embeddings else self.vocab_size * width
-            return own + self.vocab_size * bias + (dense + self._norm() if self.head == "masked" else 0)
+            own = 0 if self.tie_embeddings else self.vocab_size * narrow
+            before = width * narrow + narrow + self._norm(narrow) if self.head == "masked" else 0
+            return own + self.vocab_size * bias + before
         if self.head == "none":
             return 0
         if self.head == "embedding":

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trivium.data.batch import Layout
 from trivium.models import kernels
@@ -28,10 +27,12 @@ class LanguageHead(Linear):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        super().__init__(config.embedding_width, config.vocab_size, bias=config.head_bias)
         self.scale = config.head_scale
         self.has_transform = self.scale != 1.0
         self.softcap = config.logit_softcap
+        self.fused: Callable[[Tensor], Tensor] | None = None
+        """The product with `weight` while text is generated (`trivium.models.fused`)."""
 
     def transform(self, hidden: Tensor) -> Tensor:
         """[T, D] -> [T, D], before the product with `weight`."""
@@ -39,7 +40,11 @@ class LanguageHead(Linear):
 
     def forward(self, hidden: Tensor, layout: Layout | None = None) -> Tensor:
         """[T, D] -> [T, V]."""
-        logits = F.linear(self.transform(hidden), self.weight, self.bias)
+        hidden = self.transform(hidden)
+        if self.fused is not None and not torch.is_grad_enabled():
+            logits = self.fused(hidden)
+        else:
+            logits = kernels.linear(hidden, self.weight, self.bias)
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
@@ -49,12 +54,12 @@ class MaskedHead(LanguageHead):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.has_transform = True
-        self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.norm = make_norm(config)
+        self.dense = Linear(config.hidden_size, config.embedding_width)
+        self.norm = make_norm(config, config.embedding_width)
         self.activation = kernels.ACTIVATIONS[config.activation]
 
     def transform(self, hidden: Tensor) -> Tensor:
-        """[T, D] -> [T, D], before the product with `weight`."""
+        """[T, D] -> [T, E], before the product with `weight`."""
         changed: Tensor = self.norm(self.activation(self.dense(hidden)))
         return super().transform(changed)
 

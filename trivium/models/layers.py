@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trivium.models import kernels, products
+from trivium.models import kernels
 from trivium.models.attention import CrossPlan, LayerPlan, Plan
 from trivium.models.config import ModelConfig
 
@@ -24,7 +24,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, I] -> [T, O]."""
-        return products.linear(x, self.weight, self.bias)
+        return kernels.linear(x, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
@@ -47,11 +47,12 @@ class RMSNorm(nn.RMSNorm):
         return kernels.rms_norm(x, weight, self.norm_eps)
 
 
-def make_norm(config: ModelConfig) -> nn.Module:
-    """The norm of `config`, over the last dimension."""
+def make_norm(config: ModelConfig, width: int | None = None) -> nn.Module:
+    """The norm of `config`, over the last dimension of `width` (default: that of the layers)."""
+    width = width or config.hidden_size
     if config.norm == "rmsnorm":
-        return RMSNorm(config.hidden_size, eps=config.norm_eps, offset=config.norm_offset)
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        return RMSNorm(width, eps=config.norm_eps, offset=config.norm_offset)
+    return nn.LayerNorm(width, eps=config.norm_eps)
 
 
 class Attention(nn.Module):
@@ -61,6 +62,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.head_dim, self.dropout = layer, config.head_dim, config.attention_dropout
         self.rotary_dim = config.rotary_dim
+        self.turns = layer not in config.layers_without_rotary
         bias = "query_key_value" in config.biases
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.query = Linear(config.hidden_size, queries, bias=bias)
@@ -83,7 +85,7 @@ class Attention(nn.Module):
             query = self.heads(self.query(_only(hidden, wanted)), self.query_norm)
             return self.mix(query, key, self.heads(self.value(hidden)), LayerPlan(None, plan.picked))
         query = self.heads(self.query(hidden), self.query_norm)
-        if plan.rotary is not None:
+        if plan.rotary is not None and self.turns:
             query, key = (self.rotate(x, *plan.rotary) for x in (query, key))
         return self.mix(query, key, self.heads(self.value(hidden)), plan, wanted)
 

@@ -1,4 +1,4 @@
-"""Matrix products in float32 on the CPU, by the library that is fastest on the processor.
+"""Matrix products of training in float32 on the CPU, by the library that is fastest on the processor.
 
 torch gives them to MKL. On AMD processors oneDNN, which torch carries too, takes 5 to 10 % less time for the shapes of
 a training step, and up to a third less for the logits of a few hundred tokens. So there oneDNN multiplies by weights,

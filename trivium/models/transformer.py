@@ -3,7 +3,8 @@
 Components are chosen when the model is built, from its `ModelConfig`; `forward` never asks which family it runs.
 Tokens are a flat ragged run (see `trivium.data.batch`): T tokens, no padding.
 
-Shapes: T tokens, S sequences, D width, V vocabulary; T_s tokens of the sources.
+Shapes: T tokens, S sequences, D width, E width of the embeddings (D but in ELECTRA), V vocabulary; T_s tokens of the
+sources.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from trivium.models.attention import (
 from trivium.models.cache import KVCache
 from trivium.models.config import ModelConfig, Rope
 from trivium.models.heads import make_head
-from trivium.models.layers import Block, Embedding, make_block, make_norm
+from trivium.models.layers import Block, Embedding, Linear, make_block, make_norm
 from trivium.models.mixing import Mixer
 from trivium.models.positions import Alibi, RelativeBias
 from trivium.models.transform import Base, Transform
@@ -56,11 +57,16 @@ class Stack(nn.Module):
         self.config = config
         self.causal = causal
         self.activation_checkpointing = 0
+        self.fused: list[Callable[[Tensor, Plan], Tensor]] | None = None
+        """What runs instead of the blocks while text is generated (`trivium.models.fused`)."""
         self.position_embed: Embedding | None = None
         if config.positions == "learned":
-            self.position_embed = Embedding(config.max_positions + config.position_offset, config.hidden_size)
-        self.embed_norm = make_norm(config) if config.embedding_norm else None
+            self.position_embed = Embedding(config.max_positions + config.position_offset, config.embedding_width)
+        self.embed_norm = make_norm(config, config.embedding_width) if config.embedding_norm else None
         self.embed_dropout = nn.Dropout(config.embedding_dropout)
+        self.embed_projection: Linear | None = None
+        if config.embedding_size is not None:
+            self.embed_projection = Linear(config.embedding_size, config.hidden_size)
         self.relative_bias = RelativeBias(config, causal=causal) if config.positions == "relative" else None
         self.blocks = nn.ModuleList(make_block(config, layer, cross=cross) for layer in range(layers))
         self.final_norm = make_norm(config) if config.final_norm else nn.Identity()
@@ -83,10 +89,12 @@ class Stack(nn.Module):
         wanted: [W] the tokens, ascending, that the last block is run for.
         """
         seen = layout if prefix is None else prefix.layout
-        totals, positions = list(seen.lengths), seen.positions(device)
-        if cache is not None:
-            totals = _check_room(seen, cache)
-            positions = positions + torch.tensor(cache.lengths, device=device)[seen.sequence_ids(device)]
+        if cache is None:
+            totals, positions = list(seen.lengths), seen.positions(device)
+        else:
+            totals, positions = _check_room(seen, cache), torch.tensor(cache.lengths, device=device)
+            if seen.uniform != 1:
+                positions = seen.positions(device) + positions[seen.sequence_ids(device)]
         self._check_positions(totals)
         if prefix is not None:
             positions = prefix.drop(positions)
@@ -96,7 +104,9 @@ class Stack(nn.Module):
 
         def layer_plan(window: int | None, rope: Rope) -> LayerPlan:
             angles = None
-            if config.positions == "rotary":
+            if config.positions == "rotary" and cache is not None and not rotary.depends_on_length(rope):
+                angles = _stored_angles(config, rope, positions, cache, sliding=window is not None)
+            elif config.positions == "rotary":
                 angles = rotary.cos_sin(config, rope, positions, layout=layout, totals=totals)
             own = replace(pattern, window=window)
             attend = plan_attention(seen, pattern=own, device=device, cache=cache)
@@ -128,7 +138,7 @@ class Stack(nn.Module):
             )
 
     def enter(self, embedded: Tensor, positions: Tensor, offset: Tensor | None = None) -> Tensor:
-        """Token embeddings [T, D] at `positions` [T] -> [T, D], what the first block reads."""
+        """Token embeddings [T, E] at `positions` [T] -> [T, D], what the first block reads."""
         hidden = embedded
         if self.position_embed is not None:
             hidden = hidden + self.position_embed(positions + self.config.position_offset)
@@ -136,15 +146,17 @@ class Stack(nn.Module):
             hidden = hidden + offset
         if self.embed_norm is not None:
             hidden = self.embed_norm(hidden)
-        dropped: Tensor = self.embed_dropout(hidden)
-        return dropped
+        entered: Tensor = self.embed_dropout(hidden)
+        return entered if self.embed_projection is None else self.embed_projection(entered)
 
     def run_blocks(
         self, hidden: Tensor, plan: Plan, blocks: Iterable[nn.Module] | None = None, *, wanted: Tensor | None = None
     ) -> Tensor:
         """[T, D] -> [T, D] through `blocks` (default: all); the last one only for the tokens `wanted` [W]: [W, D]."""
         every = self.activation_checkpointing if torch.is_grad_enabled() else 0
-        chosen = list(self.blocks if blocks is None else blocks)
+        chosen: list[Any] = list(self.blocks if blocks is None else blocks)
+        if self.fused is not None and blocks is None and wanted is None and not torch.is_grad_enabled():
+            chosen = self.fused
         with nullcontext() if plan.compiles else _uncompiled():
             for number, block in enumerate(chosen):
                 given = (hidden, plan) if wanted is None or block is not chosen[-1] else (hidden, plan, wanted)
@@ -173,8 +185,9 @@ class Transformer(Stack):
             both = config.kind == "encoder_decoder"
             layers = config.num_decoder_layers if both else config.num_layers
             super().__init__(config, layers or 0, causal=config.kind != "encoder", cross=both)
-            self.embed = Embedding(config.vocab_size, config.hidden_size)
-            self.token_type_embed = Embedding(config.token_types, config.hidden_size) if config.token_types else None
+            self.embed = Embedding(config.vocab_size, config.embedding_width)
+            types = config.token_types
+            self.token_type_embed = Embedding(types, config.embedding_width) if types else None
             self.encoder = Stack(config, config.num_layers, causal=False) if both else None
             self.head = make_head(config)
         self.prompts = nn.ModuleDict()
@@ -244,7 +257,7 @@ class Transformer(Stack):
         then:        called with the final hidden states [T, D] and the head; its result is returned. Losses go through
                      it because only inside of `forward` are the weights of a sharded model complete.
         cache:       sequence s continues row s of the cache; `layout` counts the new tokens only.
-        offset:      [T, D], added to the input embeddings.
+        offset:      [T, E], added to the input embeddings.
         source:      for an encoder-decoder: one source for each sequence; once it is in the cache, None.
         token_types: [T] segment of each token, for models that tell them apart; default: all 0.
         wanted:      [W] tokens, ascending, whose hidden states `then` looks at; the others may be zero, and cost less.
@@ -353,7 +366,7 @@ class Transformer(Stack):
         return places if wanted is None else places.index_select(0, wanted)
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
-        """[T] token ids -> [T, D]."""
+        """[T] token ids -> [T, E]."""
         embedded: Tensor = self.embed(input_ids)
         return embedded if self.config.embedding_scale == 1.0 else embedded * self.config.embedding_scale
 
@@ -388,6 +401,19 @@ def balance(routing: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     chances = torch.stack([chance for _, chance in routing]).sum(0)
     tokens = chances.sum()  # the probabilities of a token sum to 1
     return len(counts) * (counts / tokens.detach() * chances / tokens.detach()).sum()
+
+
+def _stored_angles(
+    config: ModelConfig, rope: Rope, positions: Tensor, cache: KVCache, *, sliding: bool
+) -> tuple[Tensor, Tensor]:
+    """`rotary.cos_sin` where it does not depend on lengths: computed once for all that the cache has room for."""
+    if sliding not in cache.angles:
+        everywhere = torch.arange(cache.max_length, device=positions.device)
+        cache.angles[sliding] = rotary.cos_sin(
+            config, rope, everywhere, layout=Layout((cache.max_length,)), totals=[cache.max_length]
+        )
+    cos, sin = cache.angles[sliding]
+    return cos.index_select(0, positions), sin.index_select(0, positions)
 
 
 def _check_room(layout: Layout, cache: KVCache) -> list[int]:

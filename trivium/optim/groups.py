@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 _BLOCK = re.compile(r"(?:^|\.)(encoder\.)?blocks\.(\d+)\.")
-_EMBEDDINGS = re.compile(r"^(encoder\.)?(embed|position_embed|token_type_embed|embed_norm|relative_bias)\.")
+_EMBEDDINGS = re.compile(r"^(encoder\.)?(embed(_norm|_projection)?|position_embed|token_type_embed|relative_bias)\.")
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class PTuning(VirtualTokens):
 
         from trivium.models.virtual import LSTMEncoder, MLPEncoder, start
 
-        width = model.config.hidden_size
+        width = model.config.embedding_width
         hidden = self.config.hidden_size or width
         module: nn.Module
         count = self.config.tokens
@@ -79,7 +79,7 @@ class PTuning(VirtualTokens):
         return {
             **super().settings(model),
             "encoder_reparameterization_type": config.encoder.upper(),
-            "encoder_hidden_size": config.hidden_size or model.config.hidden_size,
+            "encoder_hidden_size": config.hidden_size or model.config.embedding_width,
             "encoder_num_layers": config.lstm_layers or 2,
             "encoder_dropout": config.lstm_dropout,
         }

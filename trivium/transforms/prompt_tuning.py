@@ -77,7 +77,7 @@ class PromptTuning(VirtualTokens):
 
         stream, like = parameter_stream(seed, f"prompts.{self.name}"), model.embed.weight
         if self.config.init == "random":
-            values: Any = torch.empty(self.count, model.config.hidden_size).normal_(generator=stream)
+            values: Any = torch.empty(self.count, model.config.embedding_width).normal_(generator=stream)
             values = values.to(like.device) * _spread(model)
         else:
             ids = torch.randint(model.config.vocab_size, (self.count,), generator=stream)

@@ -83,7 +83,7 @@ class Trainable(Transform):
         later = config.unfreeze_every is not None
         if first == "embed":
             return config.embeddings or (config.head and model.tied) or later
-        if first in ("position_embed", "token_type_embed", "embed_norm"):
+        if first in ("position_embed", "token_type_embed", "embed_norm", "embed_projection"):
             return config.embeddings or later
         if first == "blocks":
             return later or int(name.split(".")[1]) >= len(model.blocks) - config.last_layers

@@ -81,7 +81,7 @@ class VirtualTokens(Transform):
         heads = config.num_kv_heads if self.attention_only else config.num_heads
         return {
             "num_virtual_tokens": self.count,
-            "token_dim": heads * config.head_dim if self.attention_only else config.hidden_size,
+            "token_dim": heads * config.head_dim if self.attention_only else config.embedding_width,
             "num_transformer_submodules": 2 if both else 1,
             "num_attention_heads": heads,
             "num_layers": config.num_layers,
@@ -125,7 +125,7 @@ class VirtualTokens(Transform):
     def width(cls, config: ModelConfig) -> int:
         """Numbers that one virtual token is stored with."""
         inside = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-        return inside if cls.attention_only else config.hidden_size
+        return inside if cls.attention_only else config.embedding_width
 
     def values(self, tensors: Mapping[str, Tensor], model: Transformer) -> dict[str, Tensor]:
         """The reverse of `tensors`, where no network made them."""

@@ -1,7 +1,6 @@
 """ELECTRA (Clark et al. 2020, arXiv:2003.10555): BERT's body, trained to tell replaced tokens from real ones.
 
-The detector is ElectraForPreTraining, the generator ElectraForMaskedLM. Only models whose embeddings are as wide as
-their layers (base and large; not the published small one).
+The detector is ElectraForPreTraining, the generator ElectraForMaskedLM. Embeddings may be narrower than the layers.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ def _shape(preset: str, **more: Any) -> dict[str, Any]:
 PRESETS: dict[str, dict[str, Any]] = {
     "electra-1m": _shape("bert-1m"),
     "electra-10m": _shape("bert-10m"),
+    "electra-small": _shape("bert-mini", num_layers=12, embedding_size=128),
     "electra-base": _shape("bert-base"),
     "electra-large": _shape("bert-large"),
 }
@@ -51,7 +51,7 @@ PREFIX = "electra."
 IGNORED = r"electra\.embeddings\.position_ids"
 """Position numbers."""
 
-KEYS = bert.bert_keys(PREFIX)
+KEYS = [*bert.bert_keys(PREFIX), *keys("electra.embeddings_project", "embed_projection")]
 HF_DEFAULTS: dict[str, Any] = {
     **bert.HF_DEFAULTS,
     "embedding_size": 128,
@@ -64,10 +64,10 @@ HF_DEFAULTS: dict[str, Any] = {
 def from_hf(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `ModelConfig` from a config.json."""
     filled = {**HF_DEFAULTS, **raw}
-    demand(filled, embedding_size=filled["hidden_size"], hidden_act="gelu")
-    return {**bert.from_hf(filled), "family": "electra"}
+    demand(filled, hidden_act="gelu")
+    return {**bert.from_hf(filled), "family": "electra", "embedding_size": filled["embedding_size"]}
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
     """A config.json from `ModelConfig`."""
-    return {**bert.to_hf(config), "hidden_act": "gelu", "embedding_size": config.hidden_size}
+    return {**bert.to_hf(config), "hidden_act": "gelu", "embedding_size": config.embedding_width}

@@ -1,0 +1,97 @@
+"""The harness of the benchmarks: what it keeps, compares and draws. What they measure is never a test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RUNS = {
+    "ours": [{"seconds": 2.0, "memory": 100.0}, {"seconds": 1.0, "memory": 100.0}, {"seconds": 4.0, "memory": 100.0}],
+    "peer": [{"seconds": 3.0, "memory": 200.0}, {"seconds": 4.0, "memory": 200.0}, {"seconds": 4.0, "memory": 50.0}],
+    "other": [{"seconds": 1.0}, {"seconds": 1.0}, {"seconds": 1.0}],
+}
+
+
+@pytest.fixture
+def record(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import record
+
+    return record
+
+
+def saved(record, folder: Path, **settings):
+    better = {"seconds": "less", "memory": "less"}
+    return record.save(BENCHMARKS / "shelf.py", RUNS, better=better, out=folder / "shelf.json", **settings)
+
+
+def test_a_record_has_every_measurement_the_machine_and_the_ratios(record, tmp_path: Path) -> None:
+    saved(record, tmp_path, variant="large", settings={"steps": 3}, note="busy")
+    kept = json.loads((tmp_path / "shelf.json").read_text())
+    assert kept["workload"] == "shelf-large"
+    assert kept["settings"] == {"steps": 3}
+    assert kept["note"] == "busy"
+    assert kept["machine"]["cores"] >= 1
+    assert kept["versions"]["ours"]["torch"].startswith("2.")
+    assert [(each["side"], each["number"]) for each in kept["measurements"]][:4] == [
+        ("ours", 0),
+        ("peer", 0),
+        ("other", 0),
+        ("ours", 1),
+    ]
+    assert len(kept["measurements"]) == 9
+    seconds, memory, other = kept["ratios"]
+    assert (seconds["ratio"], seconds["least"], seconds["most"], seconds["pairs"]) == (0.5, 0.25, 1.0, 3)
+    assert (memory["ratio"], memory["least"], memory["most"]) == (0.5, 0.5, 2.0)
+    assert (other["peer"], other["figure"], other["ratio"]) == ("other", "seconds", 2.0)
+
+
+def test_the_table_and_the_plot_show_them(record, tmp_path: Path) -> None:
+    one = saved(record, tmp_path)
+    assert "| shelf | peer | seconds, less is better | 2 | 4 | 0.50 (0.25 to 1.00) | 3 |" in record.table([one])
+    drawing = record.plot([one])
+    texts = [element.text for element in ElementTree.fromstring(drawing).iter("{http://www.w3.org/2000/svg}text")]
+    assert "shelf: seconds, peer" in texts
+    assert "2.00" in texts, "half the seconds is twice as good"
+    assert "0.50" in texts, "twice the seconds is half as good"
+
+
+def test_the_newest_of_a_workload_counts(record, tmp_path: Path) -> None:
+    first = saved(record, tmp_path)
+    for name, date, note in (("a", "2026-02-01", "new"), ("b", "2026-01-01", "old")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**first, "date": date, "note": note}))
+    (tmp_path / "shelf.json").unlink()
+    assert [each["note"] for each in record.read(tmp_path)] == ["new"]
+
+
+def test_every_script_declares_how_it_is_started(record) -> None:
+    import peers
+
+    known = {"peers", "environment", "unpinned", "together", "data", "arguments"}
+    found = {name: peers.declared(script) for name, script in peers.workloads().items()}
+    assert {"pretrain", "sft", "dedup", "pipeline"} <= set(found)
+    assert not {name: set(each) - known for name, each in found.items() if set(each) - known}
+    pinned = {line.partition("==")[0].lower() for line in (BENCHMARKS.parent / "constraints.txt").read_text().split()}
+    shared = {
+        name for each in found.values() if each.get("environment", "peers") == "peers" for name in each.get("peers", ())
+    }
+    assert shared <= pinned, "whoever shares an environment has a version that everybody has"
+
+
+def test_a_constraint_that_conflicts_is_left_out_of_its_environment(record) -> None:
+    import peers
+
+    assert "xxhash==" in peers._constraints(())
+    assert "xxhash==" not in peers._constraints(["xxhash"])
+
+
+def test_an_unknown_workload_is_refused_by_name() -> None:
+    done = subprocess.run([sys.executable, str(BENCHMARKS), "stf"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no workload stf" in done.stderr
