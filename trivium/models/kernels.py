@@ -58,6 +58,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product
 
 
+def int8_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias, where weight [O, I] ~ scale [O] * codes; each row of x [T, I] is rounded to eight bits too.
+
+    The rows of x have a scale each, so no row depends on its company.
+    """
+    if not len(x):
+        return x.new_zeros(0, len(scale))
+    largest = x.abs().amax(-1, keepdim=True).clamp_(min=1e-30)
+    rounded = (x * (_constant(127.0, x.dtype) / largest)).round_().to(torch.int8)
+    product = (torch._int_mm(rounded, codes.t()) * largest).mul_(scale * (1 / 127))
+    return product if bias is None else product.add_(bias)
+
+
+def int8_products() -> bool:
+    """Whether the processor multiplies numbers of eight bits, exactly and fast (VNNI)."""
+    return onednn() and bool(torch.cpu._is_vnni_supported())
+
+
 def onednn() -> bool:
     """Whether oneDNN's own operators can and should be called."""
     return (
