@@ -119,7 +119,7 @@ def over_seeds(each: list[float]) -> dict[str, float]:
     mean = statistics.mean(each)
     if len(each) < 2:
         return {"mean": mean}
-    spread = stats.t.ppf(0.975, len(each) - 1) * statistics.stdev(each) / len(each) ** 0.5
+    spread = float(stats.t.ppf(0.975, len(each) - 1)) * statistics.stdev(each) / len(each) ** 0.5
     return {"mean": mean, "seeds_low": mean - spread, "seeds_high": mean + spread}
 
 
@@ -154,7 +154,10 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     one = np.ones((1, COMPARED))
     start = Vectors(folder / "runs" / "mlm" / "final")
     result: dict[str, Any] = {
-        "untuned": {"neighbour_accuracy": start.right("test").mean(), "same_label_auc": start.areas(one)[0]}
+        "untuned": {
+            "neighbour_accuracy": float(start.right("test").mean()),
+            "same_label_auc": float(start.areas(one)[0]),
+        }
     }
     print("untuned", result["untuned"], flush=True)
     tuned: dict[str, list[Vectors]] = {}

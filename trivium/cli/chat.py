@@ -20,6 +20,7 @@ from trivium.cli.generate import (
     Threads,
     TopK,
     TopP,
+    Weights,
     open_model,
 )
 
@@ -37,6 +38,7 @@ def chat(
     seed: Seed = None,
     device: Device = "auto",
     dtype: Dtype = None,
+    weights: Weights = None,
     threads: Threads = None,
     base: BaseFolder = None,
 ) -> None:
@@ -47,7 +49,7 @@ def chat(
     from trivium.inference.terminal import converse
 
     converse(
-        open_model(model, device=device, dtype=dtype, threads=threads, base=base),
+        open_model(model, device=device, dtype=dtype, threads=threads, base=base, weights=weights),
         system=system,
         max_new_tokens=max_new_tokens,
         temperature=temperature,

@@ -51,6 +51,7 @@ Adapter = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")]
+Weights = Annotated[str | None, typer.Option(help="int8: faster on a CPU, and a little less exact.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")]
 BaseFolder = Annotated[Path | None, typer.Option("--base", help="Of adapters: where their base lies, if it was moved.")]
 
@@ -83,6 +84,7 @@ def generate(
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is finished.")] = False,
     device: Device = "auto",
     dtype: Dtype = None,
+    weights: Weights = None,
     threads: Threads = None,
     base: BaseFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each answer.")] = False,
@@ -110,7 +112,7 @@ def generate(
     prompts: list[Prompt] = (
         [[{"role": "user", "content": text}] for text in texts.values()] if chat else [*texts.values()]
     )
-    loaded = _any_model(model, device=device, dtype=dtype, threads=threads, base=base)
+    loaded = _any_model(model, device=device, dtype=dtype, threads=threads, base=base, weights=weights)
     options["adapter"] = _adapters(loaded, adapter or [])
     if len(prompts) == 1 and n == 1 and not (as_json or no_stream) and hasattr(loaded, "stream"):
         for piece in loaded.stream(prompts[0], **options):
@@ -168,18 +170,26 @@ def _early_stopping(text: str | None) -> bool | Literal["never"] | None:
 
 
 def _any_model(
-    place: str, *, device: str, dtype: str | None, threads: int | None, base: Path | None
+    place: str, *, device: str, dtype: str | None, threads: int | None, base: Path | None, weights: str | None
 ) -> LanguageModel | RemoteModel:
     """The model of a server, or of a folder."""
     from trivium.inference.remote import RemoteModel, is_remote
 
     if is_remote(place):
+        if weights is not None:
+            raise TriviumError("--weights has no effect on the model of a server", value=weights, fix="leave it out")
         return RemoteModel(place)
-    return open_model(Path(place), device=device, dtype=dtype, threads=threads, base=base)
+    return open_model(Path(place), device=device, dtype=dtype, threads=threads, base=base, weights=weights)
 
 
 def open_model(
-    folder: Path, *, device: str, dtype: str | None, threads: int | None, base: Path | None = None
+    folder: Path,
+    *,
+    device: str,
+    dtype: str | None,
+    threads: int | None,
+    base: Path | None = None,
+    weights: str | None = None,
 ) -> LanguageModel:
     """Loads a model; what it warns of is said in one line each."""
     import warnings
@@ -187,7 +197,7 @@ def open_model(
     from trivium.inference.model import load
 
     with warnings.catch_warnings(record=True) as caught:
-        model = load(folder, device=device, dtype=dtype, threads=threads, base=base)
+        model = load(folder, device=device, dtype=dtype, threads=threads, base=base, weights=weights)
     for warning in caught:
         typer.echo(f"note: {warning.message}", err=True)
     return model

@@ -36,6 +36,7 @@ from trivium.inference.shelf_folder import is_shelf
 from trivium.inference.stopping import TextStream
 from trivium.losses.tokens import token_logprobs
 from trivium.models.folder import DTYPES, load_model
+from trivium.models.quantized import quantize_weights
 from trivium.models.sentences import Sentences, read_sentences, sentences_of
 from trivium.models.transformer import Transformer
 from trivium.nearest import nearest
@@ -570,6 +571,7 @@ def load(
     device: str | torch.device = "auto",
     threads: int | None = None,
     base: str | Path | None = None,
+    weights: str | None = None,
 ) -> LanguageModel:
     """The model, tokenizer and generation defaults of a model folder, of adapters and their base, or of a shelf.
 
@@ -577,6 +579,7 @@ def load(
     device:  "auto" takes a GPU if there is one.
     threads: CPU threads of the whole process; default: unchanged.
     base:    of adapters, where their base lies; default: where they say.
+    weights: "int8" keeps those of the blocks in eight bits, which generates faster on a CPU; default: as they are.
 
     Raises ModelError or TokenizerError naming the file that is missing or wrong.
     """
@@ -585,8 +588,10 @@ def load(
         use_threads(threads)
     path = Path(folder)
     if is_shelf(path):
-        return open_shelf(path, lambda found: load(found, dtype=dtype, device=device), base=base)
+        return open_shelf(path, lambda found: load(found, dtype=dtype, device=device, weights=weights), base=base)
     module = load_model(folder, dtype=_dtype(dtype), device=_device(device), base=base).eval()
+    if weights is not None:
+        quantize_weights(module, weights)
     decisions = read_decisions(path, module.config.labels)
     sentences = read_sentences(path)
     if sentences is not None:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.functional import scaled_dot_product_attention
 
 from trivium.data.batch import Layout
+from trivium.models.blockwise import blockwise_attention, suits
 from trivium.models.cache import KVCache
 from trivium.models.padded import Buckets, worth_padding
 from trivium.models.ragged import equal_neighbours, heads_first, ragged_attention, seen_mask
@@ -170,6 +171,11 @@ class UniformAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """See `Attend`."""
+        pattern = self.pattern
+        plain = self.mask is None and pattern.causal and pattern.softcap is None and not dropout
+        if plain and suits(query, key, self.length):
+            scale = query.shape[-1] ** -0.5 if pattern.scale is None else pattern.scale
+            return blockwise_attention(query, key, value, self.length, scale)
         out = attend_heads(
             heads_first(query, self.length),
             heads_first(key, self.length),

@@ -19,9 +19,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from trivium.models import kernels
 from trivium.models.heads import LanguageHead
-from trivium.models.kernels import onednn
 from trivium.models.layers import Attention, Block, GatedMLP, Linear, PlainMLP
+from trivium.models.quantized import QuantizedLinear, dense_weight, int8_codes
 
 if TYPE_CHECKING:
     from trivium.models.attention import Plan
@@ -42,7 +43,7 @@ class Product:
     """x W^T + b of one or several linear layers that read the same x."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        weight = torch.cat([layer.weight.detach() for layer in layers])
+        weight = torch.cat([dense_weight(layer) for layer in layers])
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
         self.bias = torch.cat(biases) if biases else None
         self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
@@ -64,6 +65,46 @@ class Product:
         return made
 
 
+class GatedProduct:
+    """The gate and the other factor of an MLP."""
+
+    def __init__(self, mlp: GatedMLP) -> None:
+        self.gate, self.up = Product([mlp.gate]), Product([mlp.up])
+
+    def gated(self, x: Tensor, activation: str) -> Tensor:
+        """activation(gate) * other."""
+        return self.up.times(x, self.gate(x, activation))
+
+
+class Int8Product:
+    """The same of weights in eight bits (`trivium.models.quantized`)."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        made = [
+            (layer.weight, layer.scale)
+            if isinstance(layer, QuantizedLinear)
+            else tuple(int8_codes(layer.weight).values())
+            for layer in layers
+        ]
+        self.codes, self.scale = (torch.cat([part.detach() for part in parts]) for parts in zip(*made, strict=True))
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        self.bias = torch.cat(biases) if biases else None
+
+    def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """[T, I] -> [T, O], through the activation."""
+        made = kernels.int8_linear(x, self.codes, self.scale, self.bias)
+        return kernels.ACTIVATIONS[activation](made) if activation else made
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """x W^T + b + other [T, O]."""
+        return self(x).add_(other)
+
+    def gated(self, x: Tensor, activation: str) -> Tensor:
+        """Of a gate and another factor side by side: activation(gate) * other."""
+        gate, other = self(x).chunk(2, dim=1)
+        return kernels.gated(gate, other, activation)
+
+
 class FusedBlock:
     """What `Block.forward` computes."""
 
@@ -73,21 +114,24 @@ class FusedBlock:
         self.attention_norm, self.mlp_norm = block.attention_norm, block.mlp_norm
         self.queries = attention.query.out_features // attention.head_dim
         self.keys = attention.key.out_features // attention.head_dim
-        self.together = Product([attention.query, attention.key, attention.value])
-        self.output = Product([attention.output])
+        product = Int8Product if isinstance(attention.query, QuantizedLinear) and kernels.int8_products() else Product
+        self.together = product([attention.query, attention.key, attention.value])
+        self.output = product([attention.output])
         assert isinstance(mlp, (GatedMLP, PlainMLP))
-        self.gate = Product([mlp.gate]) if isinstance(mlp, GatedMLP) else None
-        self.up, self.down = Product([mlp.up]), Product([mlp.down])
+        self.gated = isinstance(mlp, GatedMLP)
+        if isinstance(mlp, GatedMLP):
+            self.up: Product | GatedProduct | Int8Product
+            self.up = Int8Product([mlp.gate, mlp.up]) if product is Int8Product else GatedProduct(mlp)
+        else:
+            self.up = product([mlp.up])
+        self.down = product([mlp.down])
         self.activation = activation
 
     def __call__(self, hidden: Tensor, plan: Plan) -> Tensor:
         """[T, D] -> [T, D]."""
         hidden = self.output.plus(self._attended(self.attention_norm(hidden), plan), hidden)
         normed = self.mlp_norm(hidden)
-        if self.gate is None:
-            inner = self.up(normed, self.activation)
-        else:
-            inner = self.up.times(normed, self.gate(normed, self.activation))
+        inner = (self.up.gated if self.gated else self.up)(normed, self.activation)  # type: ignore[union-attr, operator]
         return self.down.plus(inner, hidden)
 
     def _attended(self, hidden: Tensor, plan: Plan) -> Tensor:
@@ -113,7 +157,7 @@ class Fused:
 
     made_of: tuple[Any, ...]
     blocks: list[Callable[[Tensor, Plan], Tensor]]
-    head: Product | None
+    head: Product | Int8Product | None
 
 
 _KEPT: WeakKeyDictionary[Transformer, Fused] = WeakKeyDictionary()
@@ -127,16 +171,14 @@ def fused(model: Transformer, *, keep: bool) -> Iterator[None]:
     """
     weights = list(model.parameters())
     size = sum(weight.numel() for weight in weights) * 4
-    if size > _MOST_BYTES or any(weight.device.type != "cpu" for weight in weights) or not onednn():
+    if size > _MOST_BYTES or any(weight.device.type != "cpu" for weight in weights) or not kernels.onednn():
         yield
         return
     state = _state(model)
     found = _KEPT.get(model)
     if found is None or found.made_of != state:
         with torch.no_grad():
-            found = Fused(
-                state, [_fuse(block, model.config.activation) for block in model.blocks], _fuse_head(model.head)
-            )
+            found = Fused(state, [_fuse(block, model.config.activation) for block in model.blocks], _fuse_head(model))
     if keep:
         _KEPT[model] = found
     model.fused, model.head.fused = found.blocks, found.head
@@ -162,8 +204,18 @@ def _fuse(block: nn.Module, activation: str) -> Any:
         return block
     linear = [part for part in (*attention.children(), *mlp.children()) if isinstance(part, nn.Linear)]
     plain = all(type(part) is Linear and part.weight.dtype == torch.float32 for part in linear)
-    return FusedBlock(block, activation) if plain else block
+    return FusedBlock(block, activation) if plain or all(_direct(part) for part in linear) else block
 
 
-def _fuse_head(head: nn.Module) -> Product | None:
-    return Product([head]) if type(head) is LanguageHead and head.weight.dtype == torch.float32 else None
+def _direct(layer: nn.Module) -> bool:
+    """Whether the layer was quantised for generation."""
+    return isinstance(layer, QuantizedLinear) and layer.direct and not layer.branches
+
+
+def _fuse_head(model: Transformer) -> Product | Int8Product | None:
+    """The output layer; in eight bits where the blocks are."""
+    head = model.head
+    if type(head) is not LanguageHead or head.weight.dtype != torch.float32:
+        return None
+    eight = kernels.int8_products() and any(_direct(part) for part in model.modules())
+    return (Int8Product if eight else Product)([head])

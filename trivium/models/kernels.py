@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from trivium.models import products
+
 aten = torch.ops.aten
 
 _X86 = platform.machine() in ("x86_64", "AMD64") and bool(torch.backends.mkldnn.is_available())  # type: ignore
@@ -44,13 +46,34 @@ _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias; x [T, I], weight [O, I], bias [O].
 
-    Without gradients on a CPU it is oneDNN's, which takes half of the time of MKL's for few tokens, and never more.
+    Without gradients on a CPU it is oneDNN's, which takes half of the time of MKL's for few tokens, and never more;
+    with gradients see `trivium.models.products`.
     """
-    plain = torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != x.dtype
+    if torch.is_grad_enabled():
+        return products.linear(x, weight, bias)
+    plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != x.dtype
     if plain or x.dim() != 2 or type(weight) not in _TENSORS or not onednn():
         return F.linear(x, weight, bias)
     product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
     return product
+
+
+def int8_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias, where weight [O, I] ~ scale [O] * codes; each row of x [T, I] is rounded to eight bits too.
+
+    The rows of x have a scale each, so no row depends on its company.
+    """
+    if not len(x):
+        return x.new_zeros(0, len(scale))
+    largest = x.abs().amax(-1, keepdim=True).clamp_(min=1e-30)
+    rounded = (x * (_constant(127.0, x.dtype) / largest)).round_().to(torch.int8)
+    product = (torch._int_mm(rounded, codes.t()) * largest).mul_(scale * (1 / 127))
+    return product if bias is None else product.add_(bias)
+
+
+def int8_products() -> bool:
+    """Whether the processor multiplies numbers of eight bits, exactly and fast (VNNI)."""
+    return onednn() and bool(torch.cpu._is_vnni_supported())
 
 
 def onednn() -> bool:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from trivium.errors import TriviumError
+from trivium.models import kernels
 from trivium.models.adapted import AdaptedLinear
 from trivium.models.layers import Linear
 
@@ -49,7 +51,10 @@ class QuantizedLinear(AdaptedLinear):
 
     weight: codes, [O, I] int8 or [O, I/2 rounded up] uint8. dense_dtype: of the weight that it was made from.
     exact:  that weight, while adapters that start from the difference are installed.
+    direct: whether, without gradients, the codes are multiplied as they are (`quantize_weights`).
     """
+
+    direct = False
 
     kind: Kind
     dense_dtype: torch.dtype
@@ -61,6 +66,8 @@ class QuantizedLinear(AdaptedLinear):
 
     def base(self, x: Tensor) -> Tensor:
         """[T, I] -> [T, O]."""
+        if self.direct and not torch.is_grad_enabled() and kernels.int8_products():
+            return kernels.int8_linear(x, self.weight, self.scale, self.bias)
         result: Tensor = _Product.apply(x, self.bias, self)  # type: ignore[no-untyped-call]
         return result
 
@@ -110,7 +117,7 @@ def quantize(layer: nn.Module, kind: Kind) -> None:
     """Turns a plain linear layer into one with few bits, in place."""
     assert type(layer) is Linear, "only a plain linear layer can be quantised"
     weight = layer.weight.detach()
-    made = {"int8": _int8, "nf4": _nf4}[kind](weight)
+    made = {"int8": int8_codes, "nf4": _nf4}[kind](weight)
     layer.__class__ = QuantizedLinear
     assert isinstance(layer, QuantizedLinear)
     layer.branches = nn.ModuleDict()
@@ -120,7 +127,38 @@ def quantize(layer: nn.Module, kind: Kind) -> None:
         layer.register_buffer(name, tensor)
 
 
-def _int8(weight: Tensor) -> dict[str, Tensor]:
+def quantize_weights(model: Transformer, kind: str) -> None:
+    """Keeps the linear layers of all blocks in eight bits, for generation on a CPU; training them is over.
+
+    Where the processor can, the inputs are rounded too and whole numbers multiplied (`kernels.int8_linear`).
+    The embedding stays; a copy of the output layer in eight bits is made when text is generated.
+    """
+    if kind != "int8":
+        raise TriviumError("there are no such weights", where="weights", value=kind, fix="use int8")
+    if any(isinstance(part, AdaptedLinear) for part in model.modules()):
+        raise TriviumError(
+            "weights in eight bits are made of a plain model, not of one with adapters",
+            where="weights",
+            value=kind,
+            fix="merge the adapters first (trivium merge), or leave weights out",
+        )
+    weights = list(model.parameters())
+    if any(weight.device.type != "cpu" or weight.dtype != torch.float32 for weight in weights):
+        raise TriviumError(
+            "weights in eight bits are made of float32 on a CPU",
+            where="weights",
+            value=f"{weights[0].dtype} on {weights[0].device}".removeprefix("torch."),
+            fix="use device cpu and dtype float32, or leave weights out",
+        )
+    for name, layer in model.named_modules():
+        if type(layer) is Linear and not name.startswith("head.") and not name.endswith(".router"):
+            quantize(layer, "int8")
+            assert isinstance(layer, QuantizedLinear)
+            layer.exact, layer.direct = None, True
+
+
+def int8_codes(weight: Tensor) -> dict[str, Tensor]:
+    """`weight` [O, I] as codes and `scale` [O]."""
     wide = weight.float()
     scale = wide.abs().amax(1) / 127
     codes = torch.round(wide / scale.clamp(min=1e-30)[:, None]).to(torch.int8)
