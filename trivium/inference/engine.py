@@ -1,13 +1,15 @@
 """The decode loop: prompts of any lengths in one batch, a key/value cache, one token for each sample per step.
 
 There is no padding: the prompts are one ragged run of tokens, each starts at the left of its cache row, and a sample
-that has ended leaves the batch to one that waits. Samples of one prompt share the computation of that prompt.
+that has ended leaves the batch to one that waits. Samples of one prompt share the computation of that prompt, and
+prompts that begin alike share that of their beginning.
 
 Shapes: S sequences in a forward pass, V vocabulary.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
@@ -33,6 +35,8 @@ from trivium.models.transformer import Transformer
 
 _CACHE_TOKENS = 1 << 16
 """Most tokens the cache of one batch may hold; bounds its memory whatever is asked."""
+_WORTH_SHARING = 16
+"""Prompts that begin with as many equal tokens read these once."""
 _READ_TOGETHER = 8
 """Prompts are read when an eighth of the batch is free: few at a time cost more."""
 
@@ -115,6 +119,10 @@ class CachedReader:
         flat, layout = _flat(tokens, self.device)
         return self._logits(flat, layout, None, None)
 
+    def read_rests(self, rests: Sequence[Sequence[int]]) -> Tensor:
+        """Logits [N, V] after the rest of each prompt, whose beginning is read already."""
+        return self._last_logits(*_flat(rests, self.device), None)
+
     def forget(self, counts: Sequence[int]) -> None:
         """Takes the last so many tokens of each row back."""
         for row, count in enumerate(counts):
@@ -178,6 +186,8 @@ class Decoding:
         self._module, self._max_rows, self._lookup = module, max_rows, lookup
         self._device = next(module.parameters()).device
         self._reader: CachedReader | None = None
+        self._shared: tuple[tuple[int, ...], CachedReader] | None = None
+        """What the prompts read so far begin with."""
         self._tokens = torch.empty(0, dtype=torch.int64)
         self._constrained = any(constrained(sample.sampling) for sample in samples)
         self._sampler = self._make_sampler(self.live)
@@ -337,10 +347,15 @@ class Decoding:
         room = max(len(sample.prompt) + sample.max_new_tokens for sample in [*self.live, *joining]) - 1
         adapters = [adapter for _, _, adapter in places]
         own = room if self._reader is None else max(len(prompt) for prompt, _, _ in places)
-        reader = CachedReader(
-            self._module, [(prompt, source) for prompt, source, _ in places], room=own, adapters=adapters
-        )
-        logits = reader.begin()
+        beginning = self._beginning([prompt for prompt, _, _ in places]) if self._can_share(adapters) else ()
+        if beginning:
+            reader = self._begun(beginning, len(places), own)
+            logits = reader.read_rests([prompt[len(beginning) :] for prompt, _, _ in places])
+        else:
+            reader = CachedReader(
+                self._module, [(prompt, source) for prompt, source, _ in places], room=own, adapters=adapters
+            )
+            logits = reader.begin()
         if len(places) < len(prompts):
             rows = [places[prompt] for prompt in prompts]
             reader.select(rows)
@@ -350,6 +365,33 @@ class Decoding:
         else:
             self._reader.join(reader, room=room)
         return logits
+
+    def _can_share(self, adapters: Sequence[str]) -> bool:
+        """Whether two prompts that begin alike see the same there."""
+        return self._module.config.kind == "decoder" and not any(adapters) and not self._module.prompts
+
+    def _beginning(self, prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """What all prompts begin with, and have read before or read now for all of them; nothing where it is short."""
+        longest = min(map(len, prompts)) - 1
+        if self._shared is not None:
+            common = _common([*prompts, self._shared[0]])[:longest]
+            if len(common) >= _WORTH_SHARING:
+                return common
+            self._shared = None
+        common = _common(prompts)[:longest]
+        return common if len(prompts) > 1 and len(common) >= _WORTH_SHARING else ()
+
+    def _begun(self, beginning: tuple[int, ...], rows: int, room: int) -> CachedReader:
+        """A reader whose rows have all read `beginning`, which is computed once for all that ever join."""
+        if self._shared is None or self._shared[0][: len(beginning)] != beginning:
+            first = CachedReader(self._module, [(beginning, ())], room=len(beginning))
+            first.begin()
+            self._shared = beginning, first
+        reader = CachedReader(self._module, [], room=room)
+        reader.join(self._shared[1], room=max(room, len(self._shared[0])))
+        reader.select([0] * rows)
+        reader.forget([len(self._shared[0]) - len(beginning)] * rows)
+        return reader
 
 
 def generate_ids(
@@ -542,6 +584,12 @@ def batches(samples: Sequence[Sized], max_rows: int, *, width: int = 1) -> Itera
         batch.append(sample)
     if batch:
         yield batch
+
+
+def _common(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """What all rows begin with."""
+    equal = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False))
+    return tuple(tokens[0] for tokens in equal)
 
 
 def _filled(rows: Sequence[int]) -> list[int]:

@@ -1,9 +1,9 @@
 """Guessing the next tokens from the text itself: what followed the last time its newest tokens occurred.
 
-The model then reads the guesses in one forward pass and draws a token at each place as if there had been none; a guess
-counts as far as it is what was drawn. So the answer is the same with and without guesses, with chance and without, and
-only the number of forward passes is smaller (the acceptance rule of Leviathan et al. 2023, arXiv 2211.17192, for guesses
-without chance; the guesses are those of Saxena 2023, "prompt lookup decoding").
+The model then reads the guesses in one forward pass and draws a token at each place as if there had been none; a
+guess counts as far as it is what was drawn. So the answer is the same with and without guesses, with chance and
+without, and only the number of forward passes is smaller (the acceptance rule of Leviathan et al. 2023, arXiv
+2211.17192, for guesses without chance; the guesses are those of Saxena 2023, "prompt lookup decoding").
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _LONGEST, _SHORTEST = 3, 2
 
 
 def guess(ids: Sequence[int], most: int) -> list[int]:
-    """At most `most` tokens that may follow `ids`: those that followed the latest earlier place where `ids` ends alike."""
+    """At most `most` tokens that may follow: those behind the latest earlier place that reads as `ids` ends."""
     if most < 1:
         return []
     for size in range(_LONGEST, _SHORTEST - 1, -1):
