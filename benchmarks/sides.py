@@ -21,7 +21,8 @@ from typing import Any
 from peers import ROOT
 from record import peak_memory, save
 
-WARMUP = 4
+WARMUP = int(os.environ.get("BENCH_WARMUP", 4))
+"""Updates before the clock runs."""
 THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
 
 Measured = dict[str, float]

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trivium.data.batch import IGNORE
+from trivium.models.products import linear, product
 
 CHUNKS = {"cpu": (256, 1 << 21), "cuda": (1024, 1 << 27)}
 """Least number of tokens in a chunk, and the number of logits it is filled up to, by kind of device.
@@ -106,25 +106,46 @@ def trained_chunks(targets: Tensor, vocabulary: int) -> Iterator[Tensor]:
     return iter(torch.split(index, max(least, logits // vocabulary))) if len(index) else iter(())
 
 
-def _log_softmax(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """([N, V] log-probabilities in float32 at least, [N, 1] what was subtracted from the logits for them, derivative of
-    the bounded logits or None without a bound)."""
-    logits = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
-    slope = None
-    if softcap is not None:
-        bounded = torch.tanh(logits / softcap)
-        logits, slope = bounded * softcap, 1 - bounded.square()
-    logp = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    return logp, logits[:, :1] - logp[:, :1], slope
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> tuple[Tensor, Tensor | None]:
+    """([N, V] logits, their derivative where they are bounded, else None)."""
+    logits = linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
+    if softcap is None:
+        return logits, None
+    bounded = torch.tanh(logits / softcap)
+    return bounded * softcap, 1 - bounded.square()
 
 
-def _measure(measures: Tensor, logp: Tensor, picked: Tensor) -> None:
+def _softmax(logits: Tensor, goal: Tensor, *, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """([N, V] probabilities, [N, 1] log-probability of each goal, [N, 1] whether no other token is likelier).
+
+    In float32 at least. Written over the logits unless they are to be kept: fresh memory costs more than softmax.
+    """
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    top = logits.amax(1, keepdim=True)
+    wanted = logits.gather(1, goal)
+    over = logits if not keep and logits.dtype == wide and logits.device.type == "cpu" else None
+    chances = torch.softmax(logits, dim=-1, dtype=wide, out=over)
+    picked = (wanted.to(wide) - top.to(wide)) + chances.amax(1, keepdim=True).log()
+    return chances, picked, wanted >= top
+
+
+def _measure(measures: Tensor, logits: Tensor, chances: Tensor, goal: Tensor, picked: Tensor, right: Tensor) -> None:
     """Adds the sums of a chunk; see `token_loss`."""
+    logsum = logits.gather(1, goal).to(picked.dtype) - picked
     measures[0] -= picked.sum()
-    measures[1] += (picked >= logp.amax(dim=1, keepdim=True)).sum()
-    measures[2] -= torch.dot(logp.exp().flatten(), logp.flatten())
+    measures[1] += right.sum()
+    measures[2] += logsum.sum() - torch.dot(chances.flatten(), logits.to(chances.dtype).flatten())
+
+
+def _changed(
+    picked: Tensor, logits: Tensor, goal: Tensor, smoothing: float, z_loss: float
+) -> tuple[Tensor, Tensor | None]:
+    """([N, 1] log-probability with smoothing and without a drift, [N, 1] factor of the probabilities in its slope)."""
+    logsum = logits.gather(1, goal).to(picked.dtype) - picked
+    value = picked
+    if smoothing:
+        value = value * (1 - smoothing) + (logits.mean(1, keepdim=True, dtype=picked.dtype) - logsum) * smoothing
+    return (value - z_loss * logsum.square(), 1 + 2 * z_loss * logsum) if z_loss else (value, None)
 
 
 class _Gradients:
@@ -136,18 +157,23 @@ class _Gradients:
         self.weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if need[1] else None
         self.bias = torch.zeros(bias.shape, dtype=wide, device=weight.device) if need[2] and bias is not None else None
 
-    def add(self, index: Tensor, logits: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """Account for one chunk: `logits` [N, V] is the gradient of the logits, `hidden` [N, D] their input."""
+    def add(self, index: Tensor, logits: Tensor, hidden: Tensor, weight: Tensor, scale: Tensor | None = None) -> None:
+        """Account for one chunk: `logits` [N, V] is the gradient of the logits, `hidden` [N, D] their input.
+
+        scale: [N, 1] what the gradient is still to be multiplied by.
+        """
         narrow = logits.to(weight.dtype)
         if self.hidden is not None:
-            self.hidden[index] = (narrow @ weight).to(self.hidden.dtype)
+            passed = product(narrow, weight)
+            self.hidden[index] = (passed if scale is None else passed * scale).to(self.hidden.dtype)
         if self.weight is not None:
+            scaled = hidden if scale is None else (hidden * scale).to(hidden.dtype)
             if self.weight.dtype == weight.dtype:
-                self.weight.addmm_(narrow.t(), hidden)
+                self.weight.addmm_(narrow.t(), scaled)
             else:
-                self.weight += narrow.t() @ hidden
+                self.weight += narrow.t() @ scaled
         if self.bias is not None:
-            self.bias += logits.sum(0)
+            self.bias += logits.sum(0) if scale is None else (logits * scale).sum(0)
 
     def all(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         return self.hidden, self.weight, self.bias
@@ -175,23 +201,21 @@ class _TokenLoss(torch.autograd.Function):
             matrix = weight.to(dtype)
             for at in trained_chunks(targets, weight.shape[0]):
                 inputs, goal = hidden[at].to(dtype), targets[at].unsqueeze(1)
-                logp, logsum, bounded = _log_softmax(inputs, matrix, bias, softcap)
-                scale = None if weights is None else weights[at].to(logp.dtype).unsqueeze(1)
-                picked = logp.gather(1, goal)
+                logits, bounded = _logits(inputs, matrix, bias, softcap)
+                chances, picked, right = _softmax(logits, goal, keep=measures is not None or bool(smoothing or z_loss))
+                scale = None if weights is None else weights[at].to(picked.dtype).unsqueeze(1)
                 if measures is not None:
-                    _measure(measures, logp, picked)
-                if smoothing:
-                    picked = picked * (1 - smoothing) + logp.mean(1, keepdim=True) * smoothing
-                if z_loss:
-                    picked = picked - z_loss * logsum.square()
-                loss -= (picked if scale is None else picked * scale).sum()
+                    _measure(measures, logits, chances, goal, picked, right)
+                value, grown = picked, None
+                if smoothing or z_loss:
+                    value, grown = _changed(picked, logits, goal, smoothing, z_loss)
+                loss -= (value if scale is None else value * scale).sum()
                 if any(need):
-                    slope = logp.exp_() if not z_loss else logp.exp_().mul_(1 + 2 * z_loss * logsum)
-                    slope.scatter_add_(1, goal, logp.new_full(goal.shape, smoothing - 1.0))
+                    slope = chances if grown is None else chances.mul_(grown)
+                    slope.scatter_add_(1, goal, slope.new_full(goal.shape, smoothing - 1.0))
                     if smoothing:
                         slope -= smoothing / slope.shape[1]
-                    slope = slope if bounded is None else slope.mul_(bounded)
-                    gradients.add(at, slope if scale is None else slope.mul_(scale), inputs, matrix)
+                    gradients.add(at, slope if bounded is None else slope.mul_(bounded), inputs, matrix, scale)
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         ctx.save_for_backward(*gradients.all())
         return loss
@@ -219,8 +243,8 @@ class _TokenLogprobs(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(ctx.dtype)
             for at in trained_chunks(targets, weight.shape[0]):
-                logp, _, _ = _log_softmax(hidden[at].to(ctx.dtype), matrix, bias, softcap)
-                result[at] = logp.gather(1, targets[at].unsqueeze(1)).squeeze(1)
+                logits, _ = _logits(hidden[at].to(ctx.dtype), matrix, bias, softcap)
+                result[at] = _softmax(logits, targets[at].unsqueeze(1))[1].squeeze(1)
         return result
 
     @staticmethod
@@ -231,11 +255,11 @@ class _TokenLogprobs(torch.autograd.Function):
         matrix = weight.to(ctx.dtype)
         for at in trained_chunks(targets, weight.shape[0]):
             inputs, goal = hidden[at].to(ctx.dtype), targets[at].unsqueeze(1)
-            logp, _, bounded = _log_softmax(inputs, matrix, bias, ctx.softcap)
-            slope = logp.exp_().neg_()
-            slope.scatter_add_(1, goal, torch.ones_like(goal, dtype=slope.dtype))
+            logits, bounded = _logits(inputs, matrix, bias, ctx.softcap)
+            slope, _, _ = _softmax(logits, goal)
+            slope.scatter_add_(1, goal, slope.new_full(goal.shape, -1.0))
             slope = slope if bounded is None else slope.mul_(bounded)
-            gradients.add(at, slope.mul_(incoming[at].unsqueeze(1)), inputs, matrix)
+            gradients.add(at, slope, inputs, matrix, -incoming[at].unsqueeze(1))
         dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         own = [None if g is None else g.to(d) for g, d in zip(gradients.all(), dtypes, strict=True)]
         return *own, None, None

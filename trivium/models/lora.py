@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from trivium.models import products
 from trivium.models.adapted import AdaptedEmbedding, AdaptedLinear, Branch, Rows, at_rows, chosen
 from trivium.models.build import parameter_stream
 
@@ -66,7 +67,7 @@ class LoRABranch(Branch):
         down, up = (factor.to(inputs.dtype) for factor in self.factors())
         added = F.linear(F.linear(inputs, down) * self.scale, up)
         if self.magnitude is None:
-            return at_rows(y, self.rows, added)
+            return y.add_(added) if self.rows.index is None else at_rows(y, self.rows, added)
         bias = layer.bias
         plain = chosen(y, self.rows) if bias is None else chosen(y, self.rows) - bias
         stretch = (self.magnitude / self.norms(layer).detach() - 1).to(y.dtype)
@@ -160,7 +161,7 @@ class _Beside(torch.autograd.Function):
         inner = x @ down.t()
         ctx.scale = scale
         ctx.save_for_backward(x, inner, weight, down, up)
-        return F.linear(x, weight, bias).addmm_(inner, up.t(), alpha=scale)
+        return products.linear(x, weight, bias).addmm_(inner, up.t(), alpha=scale)
 
     @staticmethod
     @once_differentiable
@@ -170,7 +171,7 @@ class _Beside(torch.autograd.Function):
         wants = ctx.needs_input_grad
         inside = (grad @ up).mul_(ctx.scale)
         return (
-            (grad @ weight).addmm_(inside, down) if wants[0] else None,
+            products.product(grad, weight).addmm_(inside, down) if wants[0] else None,
             grad.t() @ x if wants[1] else None,
             grad.sum(0) if wants[2] else None,
             inside.t() @ x if wants[3] else None,

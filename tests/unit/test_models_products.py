@@ -1,0 +1,149 @@
+"""Products of matrices and attention by blocks equal torch's own, values and gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trivium.data.batch import Layout
+from trivium.models import attention, blockwise, products
+from trivium.models.attention import Pattern, plan_attention
+
+callable_here = pytest.mark.skipif(
+    not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
+    reason="this torch has no oneDNN",
+)
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype).requires_grad_()
+
+
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """As on a processor that prefers oneDNN; counts its calls."""
+    calls: list[int] = []
+    plain = products._by_onednn
+
+    def counted(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        calls.append(len(x))
+        return plain(x, weight, bias)
+
+    monkeypatch.setattr(products, "ONEDNN", True)
+    monkeypatch.setattr(products, "_by_onednn", counted)
+    return calls
+
+
+@callable_here
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_linear_layer(bias: bool, onednn: list[int]) -> None:
+    x, weight, shift = random(40, 24), random(17, 24, seed=1), random(17, seed=2) if bias else None
+    wanted = [each for each in (x, weight, shift) if each is not None]
+    upstream = random(40, 17, seed=3).detach()
+    mine, theirs = products.linear(x, weight, shift), F.linear(x, weight, shift)
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    pairs = zip(*(torch.autograd.grad(each, wanted, upstream) for each in (mine, theirs)), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert onednn == [40, 40]  # forwards, and backwards to the inputs
+
+
+@callable_here
+def test_what_is_frozen_keeps_and_computes_nothing(onednn: list[int]) -> None:
+    kept: list[Tensor] = []
+    x, weight = random(40, 24), random(17, 24, seed=1)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        products.linear(x, weight.detach()).sum().backward()
+        assert [tuple(each.shape) for each in kept] == [(17, 24)]
+        kept.clear()
+        products.linear(x.detach(), weight).sum().backward()
+        assert [tuple(each.shape) for each in kept] == [(40, 24)]
+    assert onednn == [40, 40, 40]
+
+
+@callable_here
+def test_few_tokens_other_types_and_autocast_are_left_to_torch(onednn: list[int]) -> None:
+    weight = random(17, 24, seed=1)
+    products.linear(random(4, 24), weight)
+    products.linear(random(40, 24, dtype=torch.float64), random(17, 24, dtype=torch.float64))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert products.linear(random(40, 24), weight).dtype == torch.bfloat16
+    assert not onednn
+
+
+@callable_here
+def test_a_product_with_a_matrix(onednn: list[int]) -> None:
+    x, matrix = random(40, 24).detach(), random(24, 9, seed=1).detach()
+    torch.testing.assert_close(products.product(x, matrix), x @ matrix, rtol=1e-4, atol=1e-4)
+    assert onednn == [40]
+
+
+@callable_here
+@pytest.mark.slow
+def test_compiled_layers_use_it_too(onednn: list[int]) -> None:
+    layer = nn.Sequential(nn.Linear(24, 17), nn.SiLU())
+    x, weight = random(40, 24), layer[0].weight
+    compiled = torch.compile(lambda x: F.silu(products.linear(x, weight, layer[0].bias)), fullgraph=True)
+    mine, theirs = compiled(x), layer(x)
+    for one, other in zip(
+        torch.autograd.grad(mine.sum(), [x, weight]), torch.autograd.grad(theirs.sum(), [x, weight]), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert onednn
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, length: int, scale: float | None) -> Tensor:
+    parts = (x.view(-1, length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(*parts, is_causal=True, scale=scale).transpose(1, 2).reshape(query.shape)
+
+
+@pytest.mark.parametrize(("rows", "length", "scale"), [(3, 23, None), (1, 16, 0.7), (4, 8, None), (2, 40, None)])
+def test_attention_by_blocks(rows: int, length: int, scale: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockwise, "QUERIES", 8)
+    monkeypatch.setattr(blockwise, "SHORTEST", 1)
+    called: list[int] = []
+
+    def counted(*given: Any) -> Tensor:
+        called.append(1)
+        return blockwise.blockwise_attention(*given)
+
+    monkeypatch.setattr(attention, "blockwise_attention", counted)
+    inputs = [random(rows * length, 3, 5, seed=seed, dtype=torch.float64) for seed in range(3)]
+    upstream = random(rows * length, 3, 5, seed=9, dtype=torch.float64).detach()
+    attend = plan_attention(Layout((length,) * rows), pattern=Pattern(scale=scale), device=torch.device("cpu"))
+    mine, theirs = attend(*inputs, layer=0, dropout=0.0), plain_attention(*inputs, length, scale)
+    torch.testing.assert_close(mine, theirs)
+    pairs = zip(*(torch.autograd.grad(each, inputs, upstream) for each in (mine, theirs)), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other)
+    assert called
+
+
+@pytest.mark.parametrize(
+    ("pattern", "dropout"),
+    [(Pattern(causal=False), 0.0), (Pattern(window=4), 0.0), (Pattern(softcap=2.0), 0.0), (Pattern(), 0.5)],
+    ids=["both ways", "window", "bound", "dropout"],
+)
+def test_other_attention_is_not_done_by_blocks(
+    pattern: Pattern, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockwise, "SHORTEST", 1)
+    monkeypatch.setattr(attention, "blockwise_attention", None)
+    inputs = [random(24, 3, 5, seed=seed) for seed in range(3)]
+    attend = plan_attention(Layout((12, 12)), pattern=pattern, device=torch.device("cpu"))
+    assert attend(*inputs, layer=0, dropout=dropout).shape == (24, 3, 5)
+
+
+@pytest.mark.slow
+def test_compiled_attention_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [random(40, 3, 5, seed=seed) for seed in range(3)]
+    compiled = torch.compile(lambda *x: blockwise.blockwise_attention(*x, 20, 0.4) * 2, fullgraph=True)
+    mine, theirs = compiled(*inputs), plain_attention(*inputs, 20, 0.4) * 2
+    for one, other in zip(
+        torch.autograd.grad(mine.sum(), inputs), torch.autograd.grad(theirs.sum(), inputs), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
