@@ -114,9 +114,7 @@ def generate(
         "diversity_penalty": diversity_penalty,
         "lookup": lookup,
     }
-    prompts: list[Prompt] = (
-        [[{"role": "user", "content": text}] for text in texts.values()] if chat else [*texts.values()]
-    )
+    prompts: list[Prompt] = [[{"role": "user", "content": text}] if chat else text for text in texts.values()]
     loaded = _any_model(model, device=device, dtype=dtype, threads=threads, base=base, weights=weights)
     options["adapter"] = _adapters(loaded, adapter or [])
     if len(prompts) == 1 and n == 1 and not (as_json or no_stream) and hasattr(loaded, "stream"):
