@@ -28,10 +28,15 @@ def workloads() -> dict[str, Path]:
     """The scripts that declare how they are started, by name."""
     found = sorted(Path(__file__).parent.rglob("*.py"))
     return {
-        path.stem: path
+        named(path): path
         for path in found
         if ".envs" not in path.parts and "\nWORKLOAD" in path.read_text(encoding="utf-8")
     }
+
+
+def named(script: Path) -> str:
+    """Name of the workload of a script: its own, or that of its folder."""
+    return script.parent.name if script.stem == "__main__" else script.stem
 
 
 def interpreter(workload: dict[str, Any]) -> str:

@@ -46,7 +46,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from peers import ROOT, declared
+from peers import ROOT, declared, named
 
 Runs = Mapping[str, Sequence[Mapping[str, float]]]
 Better = Mapping[str, Literal["more", "less"]]
@@ -74,7 +74,7 @@ def save(
     """
     sides = list(runs or {})
     record = {
-        "workload": Path(script).stem + (f"-{variant}" if variant else ""),
+        "workload": named(Path(script).resolve()) + (f"-{variant}" if variant else ""),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": _commit(),

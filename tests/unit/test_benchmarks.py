@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 RUNS = {
@@ -95,3 +96,29 @@ def test_an_unknown_workload_is_refused_by_name() -> None:
     done = subprocess.run([sys.executable, str(BENCHMARKS), "stf"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "no workload stf" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["float32", "attention over several lengths", "fused loss", "activation checkpointing"]
+)
+def test_the_checks_of_the_gpu_pass_where_there_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in (BENCHMARKS, BENCHMARKS / "gpu"):
+        monkeypatch.syspath_prepend(str(folder))
+    import checks
+
+    off, limit, _ = checks.CHECKS[name](torch.device("cpu"))
+    assert off <= limit
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_on_a_cpu(tmp_path: Path) -> None:
+    """All parts of it, with a tiny model: the figures mean nothing, but every side is measured."""
+    command = [sys.executable, str(BENCHMARKS / "gpu"), "--device", "cpu", "--small", "--out", str(tmp_path / "x.json")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    kept = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert set(kept) == {"x-training", "x-tuning", "x-decoding-1", "x-decoding-16"}
+    assert {row["peer"] for row in kept["x-training"]["ratios"]} >= {"eager"}
+    assert {row["figure"] for row in kept["x-training"]["ratios"]} == {"tokens_per_second", "memory", "utilisation"}
+    assert {row["peer"] for row in kept["x-decoding-1"]["ratios"]} == {"dynamic", "static"}
+    assert all(check["good"] for check in kept["x-training"]["result"]["checks"])

@@ -311,3 +311,31 @@ def test_runs_are_the_cheapest_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _runs([5, 5, 5], keys[:3]) == [(0, 3)]
     assert _runs([5, 6, 50, 52, 3], keys[:5]) == [(0, 2), (2, 4), (4, 5)]
     assert _runs([5, 9, 7], keys[:3]) == [(0, 3)]
+
+
+@pytest.mark.parametrize("kind", PRESETS)
+def test_prompts_that_begin_alike_read_their_beginning_once(kind: str) -> None:
+    module = tiny(kind)
+    system = [(7 * number) % 90 + 3 for number in range(24)]
+    prompts = [[*system, *prompt] for prompt in PROMPTS]
+    alone = [generate_ids(module, [prompt], max_new_tokens=9, sampling=GREEDY, eos_ids=())[0] for prompt in prompts]
+    tokens: list[int] = []
+    module.embed.register_forward_pre_hook(lambda _, arguments: tokens.append(len(arguments[0])))
+    for rows in (64, 3):
+        tokens.clear()
+        together = generate_ids(module, prompts, max_new_tokens=9, sampling=GREEDY, eos_ids=(), max_rows=rows)
+        for one, other in zip(alone, together, strict=True):
+            assert one.ids == other.ids
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        assert tokens.count(24) == 1
+        assert sum(tokens) == 24 + sum(map(len, PROMPTS)) + 8 * len(PROMPTS)
+
+
+def test_later_prompts_may_share_less_or_nothing() -> None:
+    module = tiny("llama")
+    system = list(range(3, 33))
+    prompts = [[*system, 1], [*system, 2], [*system[:20], 5], [*system[:20], 6, 7], [50, 51], [*system, 9], system[:18]]
+    alone = [generate_ids(module, [prompt], max_new_tokens=5, sampling=GREEDY, eos_ids=())[0].ids for prompt in prompts]
+    for rows in (1, 2, 3, 64):
+        found = generate_ids(module, prompts, max_new_tokens=5, sampling=GREEDY, eos_ids=(), max_rows=rows)
+        assert [each.ids for each in found] == alone

@@ -51,6 +51,9 @@ Adapter = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")]
+Lookup = Annotated[
+    int | None, typer.Option(help="Guess so many tokens at a time from the text: the same answer, sooner.")
+]
 Weights = Annotated[str | None, typer.Option(help="int8: faster on a CPU, and a little less exact.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")]
 BaseFolder = Annotated[Path | None, typer.Option("--base", help="Of adapters: where their base lies, if it was moved.")]
@@ -85,6 +88,7 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = None,
     weights: Weights = None,
+    lookup: Lookup = None,
     threads: Threads = None,
     base: BaseFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each answer.")] = False,
@@ -108,10 +112,9 @@ def generate(
         "early_stopping": _early_stopping(early_stopping),
         "num_beam_groups": num_beam_groups,
         "diversity_penalty": diversity_penalty,
+        "lookup": lookup,
     }
-    prompts: list[Prompt] = (
-        [[{"role": "user", "content": text}] for text in texts.values()] if chat else [*texts.values()]
-    )
+    prompts: list[Prompt] = [[{"role": "user", "content": text}] if chat else text for text in texts.values()]
     loaded = _any_model(model, device=device, dtype=dtype, threads=threads, base=base, weights=weights)
     options["adapter"] = _adapters(loaded, adapter or [])
     if len(prompts) == 1 and n == 1 and not (as_json or no_stream) and hasattr(loaded, "stream"):

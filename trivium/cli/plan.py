@@ -130,6 +130,38 @@ def cost(
 
 
 @app.command()
+def scale(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    machine: MachineName = "h100-8",
+    gpus: Annotated[str, typer.Option(help="Numbers of devices, with commas.")] = "8,64,1000",
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="Measured time of one update on one device; default: that of `plan time`."),
+    ] = None,
+    tensor: Annotated[int, typer.Option(min=1, help="Devices that share each matrix (not run by Trivium).")] = 1,
+    stages: Annotated[int, typer.Option(min=1, help="Stages of a pipeline.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Compute what the recipe would do on many GPUs.
+
+    From the time of one update on one device and the speed of the links; the formulas are in docs/scale.md.
+    """
+    from trivium.config import resolve
+    from trivium.core.machines import load_machine
+    from trivium.core.scale import table
+    from trivium.drivers.planning import plan_scale
+
+    resolved = resolve(recipe, overrides or [])
+    description = load_machine(machine, folder=Path(resolved.recipe.runs), recipe=resolved.recipe)
+    plan = plan_scale(resolved, description, gpus=gpus, seconds=seconds, tensor=tensor, stages=stages)
+    lines = [plan.heading, "as many rows for each copy as on one device:", table(plan.grown)]
+    if plan.same:
+        lines += ["the recipe's rows in all:", table(plan.same)]
+    show(plan.as_dict(), as_json=as_json, text="\n".join([*lines, *plan.remarks]))
+
+
+@app.command()
 def scaling(
     recipe: RecipePath,
     overrides: Overrides = None,

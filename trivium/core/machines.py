@@ -59,6 +59,10 @@ class MachineDescription(StrictModel):
     """Matrix peak of one device in TFLOP/s, by precision, dense."""
     link_gb_per_second: float | None = Field(None, gt=0)
     """Bandwidth between two devices in one direction, in GB/s; needed for more than one device."""
+    network_gb_per_second: float | None = Field(None, gt=0)
+    """Bandwidth of one device to other machines in one direction, in GB/s; for `trivium plan scale`."""
+    latency_us: float = Field(10.0, gt=0)
+    """Microseconds of one message between two devices."""
     utilisation: tuple[float, float, float] | None = None
     """Model FLOPs utilisation to assume: low, typical, high."""
     price_per_hour: float | None = Field(None, ge=0)
@@ -111,7 +115,9 @@ BUILT_IN: dict[str, dict[str, Any]] = {
         "memory_gib": 80,
         "peak_tflops": _HOPPER,
         "link_gb_per_second": 450,
-        "source": "NVIDIA H100 datasheet, SXM5: dense peaks, 80 GB, NVLink 900 GB/s in both directions together",
+        "network_gb_per_second": 50,
+        "source": "NVIDIA H100 datasheet, SXM5: dense peaks, 80 GB, NVLink 900 GB/s in both directions together; "
+        "DGX H100 datasheet: 400 Gb/s of network for each GPU",
     },
     "h100": {
         "kind": "cuda",
@@ -131,7 +137,9 @@ BUILT_IN: dict[str, dict[str, Any]] = {
         "memory_gib": 80,
         "peak_tflops": {"fp32": 19.5, "bf16": 312, "fp16": 312},
         "link_gb_per_second": 300,
-        "source": "NVIDIA A100 datasheet, 80 GB SXM: dense peaks, NVLink 600 GB/s in both directions together",
+        "network_gb_per_second": 25,
+        "source": "NVIDIA A100 datasheet, 80 GB SXM: dense peaks, NVLink 600 GB/s in both directions together; "
+        "DGX A100 datasheet: 200 Gb/s of network for each GPU",
     },
     "h200": {
         "kind": "cuda",

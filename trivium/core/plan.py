@@ -8,22 +8,27 @@ takes from a few real ones.
 Memory plan of one process, in bytes (T tokens in a micro-batch, L blocks, D width, Q and K width of all query and
 key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weight, P parameters, P' trainable ones):
 
-    runtime      interpreter and libraries before the model is built + 110 MiB that torch takes at its first update
-    weights      b P, frozen roles included; + 2 P for the copies that autocast keeps in half precision
+    runtime      interpreter and libraries before the model is built + 25 MiB that torch takes at its first update
+    weights      b P, frozen roles included, of a quantised base what its codes and scales take; + 2 P for the copies
+                 that autocast keeps in half precision
     gradients    b P' at the end of a backward pass; kept between micro-batches
     optimiser    2 b P' (Adam's two moments); each optimiser says how much in `state_bytes`; + b P' with `train.ema`;
                  on a GPU nothing with `train.offload`
-    activations  T * (L * block + 8 D), where block counts the tensors each operation keeps for its backward pass:
+    activations  T * (L * block + 8 D + block), the last for the gradients of the block at work; blocks below the first
+                 parameter that trains keep nothing, the last one what its trained tokens need if they are few.
+                 block counts the tensors each operation keeps for its backward pass:
                    fp32              4 (4 D + 2 Q + 2 K + M)   (input and result of two norms; q, k, v, attention; MLP)
                    MLP               M = 3 I gated, 2 I plain; of a mixture the experts of one token, and the routing
                    half precision    the residual stream stays in 4 bytes, inputs of matrices take 2
                    packed documents  + Q (attention gathers sequences of one length)
-                   encoder-decoder   every token passes both stacks (an upper bound); + cross-attention in the decoder
-                 with activation checkpointing T * (L * 4 D + 4.5 block): the inputs, and the block computed again;
-                 of attention or the MLP alone, their part of the block less, and 4.5 times that part again
-    loss         three copies of the largest chunk of logits, and the gradient of the head
+                   encoder-decoder   a token is a source or a target, half of them each unless counted; sources pass the
+                                     encoder, and the decoder keeps their keys and values
+                   quantised         + the output of each layer below an adapter
+                 with activation checkpointing T * (L * 4 D + 8 D + 3 block): the inputs, and the block computed again;
+                 of attention or the MLP alone, their part of the block less, and 4 times that part again
+    loss         four copies of the largest chunk of logits, and the gradient of the head
 
-    peak = runtime + weights + optimiser + max(1.33 activations + loss [+ 2 gradients], gradients + 2 embeddings)
+    peak = runtime + weights + optimiser + max(1.22 activations + loss [+ 2 gradients], gradients + 2 embeddings)
 
 Several processes (R of them, each with its share of the rows):
 
@@ -33,7 +38,7 @@ Several processes (R of them, each with its share of the rows):
     pipeline     the largest stage: L / R blocks with embedding and head; all rows pass through it, several
                  micro-batches at a time (R with 1f1b, all of them with gpipe)
 
-The factor 1.33 is what the allocator cannot give back between tensors of changing sizes on a CPU; CUDA's caching
+The factor 1.22 is what the allocator cannot give back between tensors of changing sizes on a CPU; CUDA's caching
 allocator is taken at 1.1. Compiled blocks keep fewer activations: the plan is then an upper bound. Calibrated by
 measurement is one process on a CPU; CUDA, several processes, experts and encoder-decoders follow from the formulas.
 """
@@ -60,10 +65,12 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 IMPORTED = 230 * MIB
 """Resident memory of a process that has imported torch and nothing else."""
-FIRST_UPDATE = 110 * MIB
+FIRST_UPDATE = 25 * MIB
 """What torch takes beyond tensors until the first optimiser step is done."""
-CPU_FACTOR, CUDA_FACTOR = 1.33, 1.1
-RECOMPUTED_BLOCKS = 4.5
+CPU_FACTOR, CUDA_FACTOR = 1.22, 1.1
+RECOMPUTED_BLOCKS, RECOMPUTED_PARTS = 3.0, 4.0
+FEW_TRAINED, LEFT_OUT = 0.75, 0.8
+"""Share of trained tokens below which the last block is run for them alone, and what of it that spares."""
 LOGITS_CHUNKS = {"cpu": (256, 1 << 21), "cuda": (1024, 1 << 27)}
 """Least tokens in a chunk of logits, and the logits it is filled up to: `losses.tokens.CHUNKS`, without torch."""
 CHECKPOINT_BYTES_PER_SECOND = 2.5e8
@@ -117,6 +124,24 @@ def _free_memory() -> int:
     except OSError:
         return free
     return free if limit == "max" else min(free, max(0, int(limit) - int(used)))
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the policy holds, where that is not all of it as trained parameters in full.
+
+    trainable:     parameters that train, None for all.
+    virtual:       tokens of soft prompts and prefixes, in each row, beside `data.sequence_length`.
+    weight_bytes:  of all parameters and buffers, None for those of the shape; less with a quantised base.
+    depth:         share of the blocks that stand at or above the first parameter that trains: the others keep nothing.
+    quantized:     adapters act on a base in few bits.
+    """
+
+    trainable: int | None = None
+    virtual: float = 0
+    weight_bytes: int | None = None
+    depth: float = 1.0
+    quantized: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,10 +228,11 @@ def forecast(
     machine: Machine,
     fill: float = 1.0,
     trained_share: float = 1.0,
-    trainable: int | None = None,
+    held: Held | None = None,
     frozen_roles: float = 0,
+    frozen_copies: float | None = None,
+    source_share: float = 0.5,
     ranks: int = 1,
-    virtual: float = 0,
     sequence_tokens: float | None = None,
     validation_tokens: int = 0,
     seconds_per_update: float | None = None,
@@ -216,9 +242,10 @@ def forecast(
 
     fill:               share of the rows that holds tokens (`Loader.packing_efficiency`).
     trained_share:      share of those tokens that is trained, which is what a run counts (answers, not questions).
-    trainable:          trainable parameters, if not all of them.
+    held:               what transforms make of the policy.
     frozen_roles:       further models that only run forward (a reference, a teacher), in multiples of this one.
-    virtual:            tokens of soft prompts and prefixes, in each row, beside `data.sequence_length`.
+    frozen_copies:      the same without those that share the policy's weights.
+    source_share:       of the tokens of an encoder-decoder.
     ranks:              processes; see the file docstring for what each engine shares among them.
     sequence_tokens:    mean length of the sequences inside the rows, for the cost of attention; default: a whole row.
     validation_tokens:  tokens in one validation.
@@ -226,21 +253,20 @@ def forecast(
     flops_per_second:   assumed instead, where nothing was measured.
     """
     parameters = config.parameters()
-    trained = parameters if trainable is None else trainable
+    held = held or Held()
+    trained = parameters if held.trainable is None else held.trainable
+    copies = frozen_roles if frozen_copies is None else frozen_copies
     per_update = recipe.train.batch_size * recipe.data.sequence_length * fill
     length = recipe.data.sequence_length if sequence_tokens is None else sequence_tokens
     per_token = flops_per_token(config, sequence_tokens=length, trainable=trained, frozen_roles=frozen_roles)
-    memory = plan_memory(
-        config, recipe, machine=machine, trainable=trained, frozen_roles=frozen_roles, ranks=ranks, virtual=virtual
-    )
+    shares = {"fill": fill, "trained_share": trained_share, "source_share": source_share}
+    memory = plan_memory(config, recipe, machine=machine, held=held, frozen_copies=copies, ranks=ranks, **shares)
     size = checkpoint_size(config, recipe, trainable=trained)
     # One more than is kept: the next is written before the oldest goes.
     kept = min(recipe.train.keep_checkpoints + 1, _times(steps, recipe.train.checkpoint_every))
     disk = kept * size + _MASTER_BYTES[recipe.model.dtype] * parameters
-    basis = "no measurement"
-    if seconds_per_update is not None:
-        basis = "measured updates"
-    elif flops_per_second is not None:
+    basis = "no measurement" if seconds_per_update is None else "measured updates"
+    if seconds_per_update is None and flops_per_second is not None:
         again = 4 / 3 if memory.checkpointing else 1.0
         seconds_per_update = again * per_token * per_update / flops_per_second / ranks
         basis = f"{flops_per_second / 1e9:.0f} GFLOP/s assumed"
@@ -249,7 +275,7 @@ def forecast(
         trainable_parameters=trained,
         steps=steps,
         tokens=round(steps * per_update * trained_share),
-        flops=per_token * (per_update + recipe.train.batch_size * virtual) * steps,
+        flops=per_token * (per_update + recipe.train.batch_size * held.virtual) * steps,
         memory=memory,
         checkpoint_bytes=size,
         disk_bytes=disk,
@@ -309,46 +335,55 @@ def plan_memory(
     recipe: Recipe,
     *,
     machine: Machine,
-    trainable: int | None = None,
-    frozen_roles: float = 0,
+    held: Held | None = None,
+    frozen_copies: float = 0,
     ranks: int = 1,
-    virtual: float = 0,
+    fill: float = 1.0,
+    trained_share: float = 1.0,
+    source_share: float = 0.5,
 ) -> MemoryPlan:
     """The parts of the peak of one process; formulas in the file docstring."""
+    held = held or Held()
     engine, kind = recipe.engine.name, machine.device.partition(":")[0]
     each = _MASTER_BYTES[recipe.model.dtype]
     half = recipe.train.precision != "fp32"
     share = _share(config, engine, ranks)
     parameters = round(config.parameters() * share)
-    trained = parameters if trainable is None else round(trainable * share)
+    trained = parameters if held.trainable is None else round(held.trainable * share)
     row = recipe.data.sequence_length
     rows = recipe.train.batch_size if engine == "pipeline" else max(1, recipe.train.batch_size // ranks)
     micro_rows = min(recipe.train.micro_rows or rows, rows)
-    blocks, block, inputs = _blocks(config, half=half, packed=recipe.data.packing != "none")
-    kept, again = _checkpointed(config, recipe, half=half, blocks=blocks, block=block, inputs=inputs)
+    packed = recipe.data.packing != "none"
+    blocks, block, inputs = _blocks(config, half=half, packed=packed, source_share=source_share)
+    blocks, inputs = held.depth * blocks, held.depth * inputs
+    if held.quantized:
+        blocks += held.depth * config.num_layers * _outputs(config) * (2 if half else 4)
+    if trained_share < FEW_TRAINED and config.kind != "encoder_decoder" and not config.experts:
+        blocks -= (1 - trained_share) * LEFT_OUT * block  # the last block, run for trained tokens only
+    kept, again = _checkpointed(config, recipe, half=half, blocks=blocks, block=block, inputs=inputs, depth=held.depth)
     ends = 4 * 2 * config.hidden_size
     flying = 1.0
     if engine == "pipeline":
         micros = math.ceil(rows / micro_rows)
         flying = (min(ranks, micros) if recipe.engine.pipeline_schedule == "1f1b" else micros) / ranks
-    logits, head = 0, 4 * config.vocab_size * config.embedding_width
-    if config.head in ("language", "masked"):
-        least, filled = LOGITS_CHUNKS.get(kind, LOGITS_CHUNKS["cpu"])
-        logits = min(micro_rows * row, max(least, filled // config.vocab_size)) * config.vocab_size
+    logits, head = _chunk(config, kind, micro_rows * row), 4 * config.vocab_size * config.embedding_width
     offloaded, copies = recipe.train.offload in ("optimizer", "all"), 2 * parameters if half else 0
     if offloaded and kind != "cuda":  # the state is still there, beside copies of the weights
         offloaded, copies = False, copies + each * trained
     if kind == "cuda" and recipe.train.offload in ("activations", "all"):
-        blocks = 2 * block  # one at work, one on its way
+        blocks = 2.0 * block  # one at work, one on its way
+    weights = each * parameters
+    if held.weight_bytes is not None:
+        weights = round(held.weight_bytes * share * each / 4)
     runtime = machine.process_bytes if kind == "cuda" else max(machine.process_bytes, IMPORTED) + FIRST_UPDATE
     plan = MemoryPlan(
         runtime=runtime,
-        weights=round(each * (parameters + frozen_roles * config.parameters())) + copies,
+        weights=round(weights + each * frozen_copies * config.parameters()) + copies,
         gradients=each * trained,
         optimizer=0 if offloaded else state_bytes(config, recipe, trained=trained),
-        activations_per_row=round((row + virtual) * (flying * blocks + ends)),
-        checkpointed_per_row=round((row + virtual) * (flying * kept + again + ends)),
-        loss=3 * 4 * logits + (head if logits else 0),
+        activations_per_row=round((row * fill + held.virtual) * (flying * blocks + block + ends)),
+        checkpointed_per_row=round((row * fill + held.virtual) * (flying * kept + again + ends)),
+        loss=4 * 4 * logits + (head if logits else 0),
         embedding=head,
         micro_rows=micro_rows,
         rows=rows,
@@ -361,6 +396,14 @@ def plan_memory(
         fitting = plan.rows_that_fit(MARGIN * machine.memory_bytes, checkpointing=plan.checkpointing)
         plan = replace(plan, micro_rows=max(1, fitting))
     return plan
+
+
+def _chunk(config: ModelConfig, kind: str, tokens: int) -> int:
+    """Logits of the largest chunk; 0 without a head over the vocabulary."""
+    if config.head not in ("language", "masked"):
+        return 0
+    least, filled = LOGITS_CHUNKS.get(kind, LOGITS_CHUNKS["cpu"])
+    return min(tokens, max(least, filled // config.vocab_size)) * config.vocab_size
 
 
 def _share(config: ModelConfig, engine: str, ranks: int) -> float:
@@ -386,18 +429,30 @@ def _gathered(config: ModelConfig, *, each: int) -> int:
     return round(each * (2 * block + around) + 4 * (block + around))
 
 
-def _blocks(config: ModelConfig, *, half: bool, packed: bool) -> tuple[int, int, int]:
+def _blocks(config: ModelConfig, *, half: bool, packed: bool, source_share: float) -> tuple[float, float, float]:
     """Bytes that one token leaves: (in all blocks, in the largest block, as inputs of all blocks)."""
     block, _ = activation_bytes(config, half=half, packed=packed)
     width, decoder = config.hidden_size, config.num_decoder_layers or 0
-    heads = 2 * (config.num_heads + config.num_kv_heads) * config.head_dim
-    cross = 4 * width + 2 * (3 * width + heads) if half else 4 * (2 * width + heads)
-    largest = block + cross if decoder else block
-    return config.num_layers * block + decoder * largest, largest, 4 * width * (config.num_layers + decoder)
+    if not decoder:
+        return config.num_layers * block, block, 4 * width * config.num_layers
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    own, seen = 2 * width + 2 * queries, 2 * keys  # of a target, and of a source in each block of the decoder
+    cross, memory = (4 * width + 2 * (width + own), 2 * (width + seen)) if half else (4 * own, 4 * seen)
+    target = 1 - source_share
+    blocks = source_share * (config.num_layers * block + decoder * memory) + target * decoder * (block + cross)
+    passed = source_share * config.num_layers + target * decoder
+    return blocks, block + target * cross, 4 * width * passed
+
+
+def _outputs(config: ModelConfig) -> int:
+    """Numbers that the linear layers of a block say of one token."""
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    inner = (2 if config.mlp == "gated" else 1) * config.intermediate_size
+    return queries + 2 * keys + config.hidden_size + inner + config.hidden_size
 
 
 def _checkpointed(
-    config: ModelConfig, recipe: Recipe, *, half: bool, blocks: int, block: int, inputs: int
+    config: ModelConfig, recipe: Recipe, *, half: bool, blocks: float, block: float, inputs: float, depth: float
 ) -> tuple[float, float]:
     """Bytes of one token with the activation checkpointing of the recipe: (kept in all blocks, computed again)."""
     what, every = recipe.train.activation_checkpointing, recipe.train.checkpoint_every_block
@@ -407,7 +462,7 @@ def _checkpointed(
         return share * inputs + (1 - share) * blocks, RECOMPUTED_BLOCKS * block
     heads, mlp = _branches(config, packed=recipe.data.packing != "none")
     part = (2 if half else 4) * (mlp if what == "mlp" else heads)
-    return blocks - share * layers * part, RECOMPUTED_BLOCKS * part
+    return blocks - depth * share * layers * part, block + RECOMPUTED_PARTS * part
 
 
 def activation_bytes(config: ModelConfig, *, half: bool, packed: bool) -> tuple[int, int]:

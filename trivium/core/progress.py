@@ -78,17 +78,19 @@ def memory_bytes(device: str = "cpu") -> Memory:
     """Resident memory of this process, or tensors allocated on a CUDA device (`cuda`, `cuda:1`)."""
     if device.startswith("cuda"):
         return Memory(torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
-    import resource  # not on Windows
-
-    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
-    scale = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:  # no /proc: the peak is the best that is known
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):  # no /proc: the peak is the best that is known
+        import resource  # not on Windows
+
+        # ru_maxrss counts kilobytes on Linux and bytes on macOS, and on Linux also the program that started this one.
+        scale = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
         return Memory(peak, peak)
     current = pages * os.sysconf("SC_PAGE_SIZE")
-    return Memory(current, max(current, peak))
+    return Memory(current, max(current, int(kilobytes) * 1024))
 
 
 @functools.cache

@@ -200,13 +200,13 @@ class Work:
         """Raises what a run of this contender would be refused for."""
         from trivium.combinations import refuse_wrong_combinations
         from trivium.config import resolve
-        from trivium.drivers.session import count_trainable
+        from trivium.drivers.session import what_is_held
         from trivium.tokenizers.tokenizer import Tokenizer
 
         try:
             resolved = resolve(self.recipe(entry, (entry.contender.lrs or [1e-3])[0]))
             refuse_wrong_combinations(resolved)
-            count_trainable(resolved, self.bases[entry.base], Tokenizer.load(entry.base))
+            what_is_held(resolved, self.bases[entry.base], Tokenizer.load(entry.base))
             if entry.contender.pretrain:
                 refuse_wrong_combinations(resolve(self._more_text(entry)))
         except TriviumError as error:

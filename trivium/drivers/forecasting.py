@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trivium.artifacts.writer import JsonLines
 from trivium.core.callbacks import Callback
-from trivium.core.plan import Forecast, forecast, measure
+from trivium.core.plan import Forecast, Held, forecast, measure
 from trivium.core.progress import readable_bytes, readable_count, readable_seconds
 
 if TYPE_CHECKING:
@@ -24,9 +25,17 @@ PROBE_FROM, PROBE_TO = 3, 8
 
 def session_forecast(session: Session, *, seconds_per_update: float | None = None) -> Forecast:
     """The forecast for an open session."""
-    roles = session.trainer.engine.roles
-    frozen = sum(p.numel() for role in roles.values() if not role.trainable for p in role.module.parameters())
-    held_out = session.validation_data
+    from trivium.drivers.session import held_by, shares_weights
+
+    roles, resolved = session.trainer.engine.roles, session.resolved
+    policy, trainable = roles["policy"].module, 0
+    sizes = {name: sum(p.numel() for p in role.module.parameters()) for name, role in roles.items()}
+    for role in roles.values():
+        trainable += sum(p.numel() for p in role.module.parameters() if p.requires_grad)
+    frozen = {name: size for name, size in sizes.items() if not roles[name].trainable}
+    wanted = session.trainer.method.roles()
+    copies = {name: size for name, size in frozen.items() if not shares_weights(resolved, name, wanted[name])}
+    whole, held = session.config.parameters(), held_by(policy) if resolved.transforms else Held()
     return forecast(
         session.config,
         session.recipe,
@@ -34,14 +43,34 @@ def session_forecast(session: Session, *, seconds_per_update: float | None = Non
         machine=session.machine,
         fill=session.loader.packing_efficiency,
         trained_share=trained_share(session),
-        trainable=sum(p.numel() for role in roles.values() for p in role.module.parameters() if p.requires_grad),
-        frozen_roles=frozen / session.config.parameters(),
+        held=replace(held, trainable=trainable, virtual=held.virtual * session.loader.sequences_per_row),
+        frozen_roles=sum(frozen.values()) / whole,
+        frozen_copies=sum(copies.values()) / whole,
+        source_share=source_share(session),
         ranks=session.processes.world,
-        virtual=sum(roles["policy"].module.virtual_tokens()) * session.loader.sequences_per_row,
         sequence_tokens=float(session.train_data.lengths.mean()),
-        validation_tokens=0 if held_out is None else int(held_out.lengths.sum()),
+        validation_tokens=validation_tokens(session),
         seconds_per_update=seconds_per_update,
     )
+
+
+def validation_tokens(session: Session) -> int:
+    """Tokens in one validation, of the part of the held-out data that `train.validation_batches` leaves."""
+    held_out, recipe = session.validation_data, session.recipe
+    if held_out is None:
+        return 0
+    whole, wanted = int(held_out.lengths.sum()), recipe.train.validation_batches
+    micro = recipe.train.micro_rows or recipe.train.batch_size
+    return min(whole, wanted * micro * recipe.data.sequence_length) if wanted else whole
+
+
+def source_share(session: Session) -> float:
+    """Share of the tokens of the first update that are read by an encoder, half of them without one."""
+    if session.config.kind != "encoder_decoder":
+        return 0.5
+    counts = [(batch.tokens, batch.source.layout.tokens) for batch in session.loader.update(0) if batch.source]
+    sources = sum(source for _, source in counts)
+    return sources / max(1, sources + sum(target for target, _ in counts)) if counts else 0.5
 
 
 def trained_share(session: Session) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivium.core.machines import MachineDescription, Range, update_seconds
-from trivium.core.plan import MARGIN, Forecast, forecast, setting_that_fits
+from trivium.core.plan import MARGIN, Forecast, Held, forecast, setting_that_fits
+from trivium.core.progress import readable_count
+from trivium.core.scale import Links, Scaled, Work, scaled
 from trivium.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,8 +75,9 @@ def plan_recipe(resolved: ResolvedRecipe, description: MachineDescription, *, de
         recipe,
         steps=steps,
         machine=description.machine(),
-        trainable=trainable(resolved, config),
+        held=held(resolved, config),
         frozen_roles=frozen_models(resolved, config),
+        frozen_copies=frozen_models(resolved, config, copies=True),
         ranks=ranks,
     )
     update = update_seconds(config, recipe, plan, description, ranks=ranks)
@@ -83,6 +86,109 @@ def plan_recipe(resolved: ResolvedRecipe, description: MachineDescription, *, de
         for each in (update.low, update.typical, update.high)
     ]
     return Plan(description, ranks, plan, update, Range(*whole))
+
+
+@dataclass(frozen=True)
+class ScalePlan:
+    """A recipe on many devices.
+
+    grown: as many rows for each copy as on one device.  same: the recipe's rows in all, where they suffice.
+    """
+
+    heading: str
+    work: Work
+    links: Links
+    grown: list[Scaled]
+    same: list[Scaled]
+    remarks: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        both = {name: [one.as_dict() for one in getattr(self, name)] for name in ("grown", "same")}
+        return {"work": asdict(self.work), "links": asdict(self.links), **both, "remarks": self.remarks}
+
+
+def plan_scale(
+    resolved: ResolvedRecipe,
+    description: MachineDescription,
+    *,
+    gpus: str,
+    seconds: float | None = None,
+    tensor: int = 1,
+    stages: int = 1,
+) -> ScalePlan:
+    """What the recipe would do on so many devices (`8,64,1000`); the formulas are in `core/scale.py`."""
+    engine = resolved.recipe.engine.name
+    if engine == "pipeline" and stages == 1:
+        raise ConfigError(
+            "a pipeline has stages", where="--stages", value=stages, fix="add --stages 4, or another engine.name"
+        )
+    if description.devices > 1 and description.network_gb_per_second is None:
+        raise ConfigError(
+            f"the network between several of {description.name} is not known",
+            where="--machine",
+            fix="describe it in a YAML file with network_gb_per_second",
+        )
+    counts = _counts(gpus, tensor * stages)
+    work = measured_work(resolved, description, seconds)
+    inside = (description.link_gb_per_second or description.network_gb_per_second or 0.0) * 1e9
+    if not inside:
+        raise ConfigError(
+            f"the links of {description.name} are not known",
+            where="--machine",
+            value=description.name,
+            fix="take h100-8 or a100-80g-8, or describe it in a YAML file with network_gb_per_second",
+        )
+    outside = (description.network_gb_per_second or 0.0) * 1e9 or inside
+    links = Links(description.devices, inside, outside, description.latency_us * 1e-6)
+    kind = "ddp" if engine in ("single", "ddp", "pipeline") else "fsdp2"
+    settings: dict[str, Any] = {"engine": kind, "tensor": tensor, "stages": stages}
+    grown = [scaled(work, links, count, **settings) for count in counts]
+    enough = [count for count in counts if count // (tensor * stages) <= work.rows]
+    same = [scaled(work, links, count, rows=work.rows, **settings) for count in enough]
+    remarks = [f"computed, not measured: {kind}, one update on one device takes {work.seconds:.3g} s"]
+    remarks += ["tensor parallelism is computed for comparison: Trivium does not run it"] if tensor > 1 else []
+    if len(enough) < len(counts):
+        remarks.append(f"more copies than the recipe's {work.rows} rows: raise train.batch_size to use them")
+    heading = (
+        f"{readable_count(work.parameters)} parameters, {work.rows} rows of {work.row_tokens} tokens on one device"
+    )
+    return ScalePlan(f"{heading} of {description.name}", work, links, grown, same, remarks)
+
+
+def _counts(text: str, together: int) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or any(count < 1 or count % together for count in counts):
+        several = f", multiples of {together}" if together > 1 else ""
+        raise ConfigError(
+            f"numbers of devices are whole numbers from 1 up{several}",
+            where="--gpus",
+            value=text,
+            fix=f"such as {8 * together},{64 * together},{1000 * together}" if together > 1 else "such as 8,64,1000",
+        )
+    return counts
+
+
+def measured_work(resolved: ResolvedRecipe, description: MachineDescription, seconds: float | None) -> Work:
+    """What one device does in one update; without a measurement the typical time of `plan time`."""
+    recipe, config = resolved.recipe, shape(resolved)
+    plan = forecast(config, recipe, steps=1, machine=description.machine(), held=held(resolved, config))
+    if seconds is None:
+        seconds = update_seconds(config, recipe, plan, description, ranks=1).typical
+    return Work(
+        seconds=seconds,
+        rows=plan.memory.rows,
+        micro_rows=plan.memory.micro_rows,
+        row_tokens=recipe.data.sequence_length,
+        layers=config.num_layers + (config.num_decoder_layers or 0),
+        width=config.hidden_size,
+        parameters=plan.parameters,
+        trainable=plan.trainable_parameters,
+        weight_bytes=4 if recipe.train.precision == "fp32" else 2,
+    )
 
 
 def shape(resolved: ResolvedRecipe) -> ModelConfig:
@@ -104,13 +210,17 @@ def shape(resolved: ResolvedRecipe) -> ModelConfig:
     return read_config(recipe.model.path)
 
 
-def frozen_models(resolved: ResolvedRecipe, config: ModelConfig) -> float:
-    """Models that only run forward, in multiples of the trained one; those not there yet count as one each."""
+def frozen_models(resolved: ResolvedRecipe, config: ModelConfig, *, copies: bool = False) -> float:
+    """Models that only run forward, in multiples of the trained one; those not there yet count as one each.
+
+    copies: those alone that do not share their weights with the trained one.
+    """
     from trivium.models.folder import read_config
 
     found = 0.0
-    for role in resolved.method.cls(resolved.method.config).roles().values():
-        if role.trainable:
+    shared = bool(resolved.transforms) and resolved.recipe.engine.name in ("single", "ddp")
+    for name, role in resolved.method.cls(resolved.method.config).roles().items():
+        if role.trainable or (copies and shared and name != "policy" and role.path is None and role.config is None):
             continue
         there = role.path is not None and (Path(role.path) / "config.json").is_file()
         found += read_config(role.path).parameters() / config.parameters() if there else 1.0
@@ -139,16 +249,16 @@ def count_ranks(resolved: ResolvedRecipe, description: MachineDescription, devic
     return devices or description.devices
 
 
-def trainable(resolved: ResolvedRecipe, config: ModelConfig) -> int | None:
-    """Parameters that train, None for all of them; only transforms need torch to be counted."""
+def held(resolved: ResolvedRecipe, config: ModelConfig) -> Held:
+    """What the policy holds; only transforms need torch to be counted."""
     if not resolved.transforms:
-        return None
-    from trivium.drivers.session import count_trainable
+        return Held()
+    from trivium.drivers.session import what_is_held
     from trivium.tokenizers.tokenizer import Tokenizer
 
     folder = Path(resolved.recipe.tokenizer or resolved.recipe.model.path or "")
     there = (folder / "tokenizer.json").is_file()
-    return count_trainable(resolved, config, Tokenizer.load(folder) if there else _Words())[0]
+    return what_is_held(resolved, config, Tokenizer.load(folder) if there else _Words())
 
 
 class _Words:

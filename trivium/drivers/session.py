@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from trivium.core.engine import Engine, slow_precision
 from trivium.core.feed import LoaderFeed
 from trivium.core.method import Context, Method, Role, RoleModel, derive_seed
 from trivium.core.offload import idle_offload
-from trivium.core.plan import Machine, describe_machine, forecast, refuse_if_impossible
+from trivium.core.plan import Held, Machine, describe_machine, forecast, refuse_if_impossible
 from trivium.core.state import Progression
 from trivium.core.trainer import Trainer
 from trivium.data.batch import Batch
@@ -32,12 +32,12 @@ from trivium.drivers.micro_batch import with_micro_batch
 from trivium.drivers.word_vectors import open_word_vectors, start_embeddings
 from trivium.errors import ConfigError, ModelError
 from trivium.models.adapter_folder import base_of
-from trivium.models.allocator import keep_freed_memory
+from trivium.models.allocator import give_back_freed_memory, keep_freed_memory
 from trivium.models.build import build_model, first_problem, preset
 from trivium.models.config import ModelConfig
 from trivium.models.folder import load_model, read_config, with_head
 from trivium.models.huggingface import HEAD_FIELDS
-from trivium.models.quantized import share_quantized
+from trivium.models.quantized import quantized_layers, share_quantized
 from trivium.models.transform import Encodes, Transform, apply_transforms, lr_factors
 from trivium.models.transformer import Transformer
 from trivium.recipe import Recipe, SamplePrompt, Source
@@ -100,12 +100,12 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     vectors = open_word_vectors(recipe, tokenizer)
     train_data, validation_data = open_data(recipe, method, tokenizer, processes)
     config = fitted_head(config, method.head(train_data))
-    trainable, virtual = count_trainable(resolved, config, tokenizer)
+    held = what_is_held(resolved, config, tokenizer)
     loader = make_loader(recipe, method, train_data, processes)
     total = run_length(recipe, loader)
     loader.plan(total)
-    more = virtual * loader.sequences_per_row
-    machine, rows = machine_that_fits(recipe, config, method, loader, total, device, processes, trainable, more)
+    held = replace(held, virtual=held.virtual * loader.sequences_per_row)
+    machine, rows = machine_that_fits(resolved, config, method, loader, total, device, processes, held)
     if recipe.train.micro_batch_size == "auto":
         resolved = with_micro_batch(resolved, rows)
         recipe = resolved.recipe
@@ -190,17 +190,17 @@ def make_trainer(
 
 
 def machine_that_fits(
-    recipe: Recipe,
+    resolved: ResolvedRecipe,
     config: ModelConfig,
     method: Method,
     loader: Loader,
     total: int,
     device: torch.device,
     processes: Processes,
-    trainable: int | None,
-    virtual_tokens: float,
+    held: Held,
 ) -> tuple[Machine, int]:
     """The machine before any memory is taken, and the rows of a micro-batch; ConfigError if it is too small."""
+    recipe = resolved.recipe
     machine = describe_machine(Path(recipe.runs), device=device.type)
     plan = forecast(
         config,
@@ -208,10 +208,12 @@ def machine_that_fits(
         steps=total,
         machine=machine,
         fill=loader.packing_efficiency,
-        trainable=trainable,
+        held=held,
         frozen_roles=sum(not role.trainable for role in method.roles().values()),
+        frozen_copies=sum(
+            not role.trainable and not shares_weights(resolved, name, role) for name, role in method.roles().items()
+        ),
         ranks=processes.world,
-        virtual=virtual_tokens,
     )
     refuse_if_impossible(plan, machine)
     return machine, plan.memory.micro_rows
@@ -227,12 +229,12 @@ def load_roles(
         if any(chosen.cls.adapter for chosen in resolved.transforms):
             policy.base = base_of(recipe.model.path or "")
         apply_transforms(policy, make_transforms(resolved, tokenizer), seed=recipe.seed)
+        give_back_freed_memory()
     roles: dict[str, RoleModel] = {}
     for name, role in wanted.items():
-        start = name != "policy" and role.path is None and role.config is None and not role.trainable
         if name == "policy":
             module = policy
-        elif start and resolved.transforms and recipe.engine.name in ("single", "ddp"):
+        elif shares_weights(resolved, name, role):
             module = start_of(policy)
         else:
             module = load_role(recipe, role, config)
@@ -253,19 +255,44 @@ def make_transforms(resolved: ResolvedRecipe, tokenizer: Encodes) -> list[Transf
     return transforms
 
 
-def count_trainable(resolved: ResolvedRecipe, config: ModelConfig, tokenizer: Encodes) -> tuple[int | None, int]:
-    """(parameters of the policy that will train, None for all; virtual tokens); refuses transforms that do not fit.
+def shares_weights(resolved: ResolvedRecipe, name: str, role: Role) -> bool:
+    """Whether a frozen role is the policy without its transforms, and so has its frozen weights."""
+    start = name != "policy" and role.path is None and role.config is None and not role.trainable
+    return start and bool(resolved.transforms) and resolved.recipe.engine.name in ("single", "ddp")
+
+
+def what_is_held(resolved: ResolvedRecipe, config: ModelConfig, tokenizer: Encodes) -> Held:
+    """What the transforms of the recipe make of the policy; refuses those that do not fit.
 
     They are applied to a model without weights, so that what is wrong with them is said before anything is read.
     """
     if not resolved.transforms:
-        return None, 0
+        return Held()
     model, transforms = Transformer(config), make_transforms(resolved, tokenizer)
     for transform in transforms:
         transform.check(config)
     apply_transforms(model, transforms, seed=0)
     refuse_without_room(resolved.recipe, model)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad), sum(model.virtual_tokens())
+    return held_by(model)
+
+
+def held_by(model: Transformer) -> Held:
+    """What a model with its transforms holds."""
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}.values()
+    first = next(
+        (number for number, block in enumerate(model.blocks) if any(p.requires_grad for p in block.parameters())),
+        len(model.blocks),
+    )
+    above = ("blocks.", "final_norm.", "head.")
+    below = any(p.requires_grad for name, p in model.named_parameters() if not name.startswith(above))
+    whole = below or not len(model.blocks) or model.encoder is not None
+    return Held(
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        virtual=sum(model.virtual_tokens()),
+        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        depth=1.0 if whole else 1 - first / len(model.blocks),
+        quantized=bool(quantized_layers(model)),
+    )
 
 
 def refuse_without_room(recipe: Recipe, model: Transformer) -> None:

@@ -1,13 +1,15 @@
 """The decode loop: prompts of any lengths in one batch, a key/value cache, one token for each sample per step.
 
 There is no padding: the prompts are one ragged run of tokens, each starts at the left of its cache row, and a sample
-that has ended leaves the batch to one that waits. Samples of one prompt share the computation of that prompt.
+that has ended leaves the batch to one that waits. Samples of one prompt share the computation of that prompt, and
+prompts that begin alike share that of their beginning.
 
 Shapes: S sequences in a forward pass, V vocabulary.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from trivium.data.batch import Layout, Source
 from trivium.errors import ModelError, TriviumError
 from trivium.inference.constraints import Row, constrain, constrained
+from trivium.inference.lookup import guess
 from trivium.inference.request import Completion, FinishReason, Sampling, check_number, check_seed, random_stream
 from trivium.inference.sampling import Sampler
 from trivium.models.cache import KVCache
@@ -32,6 +35,8 @@ from trivium.models.transformer import Transformer
 
 _CACHE_TOKENS = 1 << 16
 """Most tokens the cache of one batch may hold; bounds its memory whatever is asked."""
+_WORTH_SHARING = 16
+"""Prompts that begin with as many equal tokens read these once."""
 _READ_TOGETHER = 8
 """Prompts are read when an eighth of the batch is free: few at a time cost more."""
 
@@ -54,11 +59,18 @@ class Sample:
     adapter: str = ""
     completion: Completion = field(default_factory=Completion)
     ended: bool = False
+    ahead: deque[tuple[int, float, float]] = field(default_factory=deque)
+    """Tokens that are drawn already, each with its two log-probabilities, and not yet part of the completion."""
 
     @property
     def size(self) -> int:
         """Most tokens that its row of the cache will hold."""
         return len(self.source) + len(self.prompt) + self.max_new_tokens
+
+    @property
+    def drawn(self) -> list[int]:
+        """The tokens of the answer, with those ahead."""
+        return [*self.completion.ids, *(token for token, _, _ in self.ahead)]
 
     def end(self, reason: FinishReason) -> None:
         """Ends the sample: it gets no further token. The first reason stays, but a stop string goes before length."""
@@ -102,6 +114,20 @@ class CachedReader:
         """Logits [R, V] after one more token [R] of each row."""
         return self._last_logits(tokens, Layout((1,) * len(tokens)), None)
 
+    def read_several(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Logits [T, V] after each of some more tokens of each row."""
+        flat, layout = _flat(tokens, self.device)
+        return self._logits(flat, layout, None, None)
+
+    def read_rests(self, rests: Sequence[Sequence[int]]) -> Tensor:
+        """Logits [N, V] after the rest of each prompt, whose beginning is read already."""
+        return self._last_logits(*_flat(rests, self.device), None)
+
+    def forget(self, counts: Sequence[int]) -> None:
+        """Takes the last so many tokens of each row back."""
+        for row, count in enumerate(counts):
+            self._cache.truncate(row, self._cache.lengths[row] - count)
+
     def follow(self, parents: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """Logits [R, V] after row `parents[r]` was continued by `tokens[r]`."""
         self.select(parents)
@@ -126,6 +152,10 @@ class CachedReader:
         ends: Tensor | None = None
         if layout.tokens != layout.sequences:
             ends = torch.tensor([end - 1 for _, end in layout.spans()], device=self.device)
+        return self._logits(tokens, layout, source, ends)
+
+    def _logits(self, tokens: Tensor, layout: Layout, source: Source | None, ends: Tensor | None) -> Tensor:
+        """Logits after the tokens `ends`, None for all of them."""
 
         def then(hidden: Tensor, head: nn.Module) -> Tensor:
             logits: Tensor = head(hidden if ends is None else hidden[ends])
@@ -142,49 +172,108 @@ class Decoding:
     A sample that has ended leaves the batch, and those that wait take its place.
     """
 
-    def __init__(self, module: Transformer, samples: Sequence[Sample], *, max_rows: int = 1 << 30) -> None:
+    def __init__(
+        self, module: Transformer, samples: Sequence[Sample], *, max_rows: int = 1 << 30, lookup: int = 0
+    ) -> None:
+        """lookup: most tokens that are guessed from the text at a time (`trivium.inference.lookup`)."""
         self.live: list[Sample] = []
         """Samples that get tokens, in the order of the rows of the cache."""
+        self.grown: list[Sample] = []
+        """Those of them that got one in the latest step: all, but for guesses that were right."""
         self.seconds: list[float] = []
         """Duration of each step; the first one reads prompts."""
         self._waiting = deque(samples)
-        self._module, self._max_rows = module, max_rows
+        self._module, self._max_rows, self._lookup = module, max_rows, lookup
         self._device = next(module.parameters()).device
         self._reader: CachedReader | None = None
+        self._shared: tuple[tuple[int, ...], CachedReader] | None = None
+        """What the prompts read so far begin with."""
         self._tokens = torch.empty(0, dtype=torch.int64)
         self._constrained = any(constrained(sample.sampling) for sample in samples)
-        self._sampler = self._make_sampler()
+        self._sampler = self._make_sampler(self.live)
 
     @torch.no_grad()
     def step(self) -> list[Sample]:
         """Appends one token to each live sample and returns those samples; an empty list when none is left.
 
+        Tokens that were guessed right are appended first, one in a step, while other samples wait.
         Between two steps the caller may `end` any sample, for instance because of a stop string.
         """
         begin = time.perf_counter()
         self._drop_ended()
-        joining = self._admit()
-        parts = [self._reader.read(self._tokens)] if self.live and self._reader is not None else []
-        if joining:
-            parts.append(self._read_prompts(joining))
-            self.live = [*self.live, *joining]
-            self._sampler = self._make_sampler()
-        if not self.live:
-            return []
-        logits = torch.cat(parts) if len(parts) > 1 else parts[0]
-        choice = self._sampler.choose(logits, allowed=self._allowed(logits))
-        self._tokens = choice.tokens
-        logprobs = torch.stack([choice.logprobs, choice.sampling_logprobs]).tolist()
-        for sample, token, *probabilities in zip(self.live, choice.tokens.tolist(), *logprobs, strict=True):
-            self._append(sample, token, *probabilities)
-        self.seconds.append(time.perf_counter() - begin)
-        return self.live
+        if not any(sample.ahead for sample in self.live):
+            self._draw()
+        self.grown = [sample for sample in self.live if sample.ahead]
+        for sample in self.grown:
+            self._append(sample, *sample.ahead.popleft())
+        if self.grown:
+            self.seconds.append(time.perf_counter() - begin)
+        return self.grown
 
-    def _make_sampler(self) -> Sampler:
+    def _draw(self) -> None:
+        """Draws at least one token for each live sample, and for those that join them."""
+        joining = self._admit()
+        guesses = [self._guess(sample) for sample in self.live]
+        parts, last = [], []
+        if self.live and self._reader is not None:
+            if any(guesses):
+                read = [[token, *more] for token, more in zip(self._tokens.tolist(), guesses, strict=True)]
+                parts.append(self._reader.read_several(read))
+                last = Layout(tuple(map(len, read))).starts()
+            else:
+                parts.append(self._reader.read(self._tokens))
+                last = list(range(len(self.live)))
+        if joining:
+            last += [sum(map(len, parts)) + row for row in range(len(joining))]
+            parts.append(self._read_prompts(joining))
+            self.live, guesses = [*self.live, *joining], [*guesses, *([] for _ in joining)]
+            self._sampler = self._make_sampler(self.live)
+        if not self.live:
+            return
+        logits = torch.cat(parts) if len(parts) > 1 else parts[0]
+        first = logits if len(logits) == len(last) else logits[last]
+        self._tokens = self._choose(self._sampler, self.live, first)
+        if any(guesses):
+            self._check_guesses(guesses, logits, last)
+
+    def _guess(self, sample: Sample) -> list[int]:
+        left = sample.max_new_tokens - len(sample.completion.ids) - 1
+        return guess([*sample.prompt, *sample.completion.ids], min(self._lookup, left)) if self._lookup else []
+
+    def _check_guesses(self, guesses: Sequence[Sequence[int]], logits: Tensor, first: Sequence[int]) -> None:
+        """Goes on drawing where the token was the one that was guessed; takes back what was read in vain."""
+        assert self._reader is not None
+        right = [0] * len(self.live)
+        rows = list(range(len(self.live)))
+        while rows := [
+            row
+            for row in rows
+            if right[row] < len(guesses[row])
+            and self.live[row].drawn[-1] == guesses[row][right[row]]
+            and guesses[row][right[row]] not in self.live[row].eos_ids
+        ]:
+            for row in rows:
+                right[row] += 1
+            samples = [self.live[row] for row in rows]
+            places = [first[row] + right[row] for row in rows]
+            self._tokens[rows] = self._choose(self._make_sampler(samples), samples, logits[places])
+        self._reader.forget([len(guessed) - count for guessed, count in zip(guesses, right, strict=True)])
+        if any(sample.sampling.repetition_penalty != 1 for sample in self.live):
+            self._sampler = self._make_sampler(self.live)  # it has to know all that was drawn
+
+    def _choose(self, sampler: Sampler, samples: Sequence[Sample], logits: Tensor) -> Tensor:
+        """[B] the next token of each of the samples, which go ahead."""
+        choice = sampler.choose(logits, allowed=self._allowed(logits, samples))
+        logprobs = torch.stack([choice.logprobs, choice.sampling_logprobs]).tolist()
+        for sample, token, logprob, other in zip(samples, choice.tokens.tolist(), *logprobs, strict=True):
+            sample.ahead.append((token, logprob, other))
+        return choice.tokens
+
+    def _make_sampler(self, samples: Sequence[Sample]) -> Sampler:
         return Sampler(
-            [sample.sampling for sample in self.live],
-            prompts=[[*sample.prompt, *sample.completion.ids] for sample in self.live],
-            streams=[sample.stream for sample in self.live],
+            [sample.sampling for sample in samples],
+            prompts=[[*sample.prompt, *sample.drawn] for sample in samples],
+            streams=[sample.stream for sample in samples],
             vocabulary=self._module.config.vocab_size,
             device=self._device,
         )
@@ -222,7 +311,7 @@ class Decoding:
         elif len(completion.ids) == sample.max_new_tokens:
             sample.end("length")
 
-    def _allowed(self, logits: Tensor) -> Tensor | None:
+    def _allowed(self, logits: Tensor, samples: Sequence[Sample]) -> Tensor | None:
         """The scores without the tokens that may not come next; None if all may."""
         if not self._constrained:
             return None
@@ -230,12 +319,12 @@ class Decoding:
             Row(
                 sample.sampling,
                 sample.prompt,
-                sample.completion.ids,
+                sample.drawn,
                 sample.max_new_tokens,
                 sample.eos_ids,
                 opens=self._module.config.kind == "encoder_decoder",
             )
-            for sample in self.live
+            for sample in samples
         )
         return constrain(logits, rows)
 
@@ -258,10 +347,15 @@ class Decoding:
         room = max(len(sample.prompt) + sample.max_new_tokens for sample in [*self.live, *joining]) - 1
         adapters = [adapter for _, _, adapter in places]
         own = room if self._reader is None else max(len(prompt) for prompt, _, _ in places)
-        reader = CachedReader(
-            self._module, [(prompt, source) for prompt, source, _ in places], room=own, adapters=adapters
-        )
-        logits = reader.begin()
+        beginning = self._beginning([prompt for prompt, _, _ in places]) if self._can_share(adapters) else ()
+        if beginning:
+            reader = self._begun(beginning, len(places), own)
+            logits = reader.read_rests([prompt[len(beginning) :] for prompt, _, _ in places])
+        else:
+            reader = CachedReader(
+                self._module, [(prompt, source) for prompt, source, _ in places], room=own, adapters=adapters
+            )
+            logits = reader.begin()
         if len(places) < len(prompts):
             rows = [places[prompt] for prompt in prompts]
             reader.select(rows)
@@ -271,6 +365,33 @@ class Decoding:
         else:
             self._reader.join(reader, room=room)
         return logits
+
+    def _can_share(self, adapters: Sequence[str]) -> bool:
+        """Whether two prompts that begin alike see the same there."""
+        return self._module.config.kind == "decoder" and not any(adapters) and not self._module.prompts
+
+    def _beginning(self, prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """What all prompts begin with, and have read before or read now for all of them; nothing where it is short."""
+        longest = min(map(len, prompts)) - 1
+        if self._shared is not None:
+            common = _common([*prompts, self._shared[0]])[:longest]
+            if len(common) >= _WORTH_SHARING:
+                return common
+            self._shared = None
+        common = _common(prompts)[:longest]
+        return common if len(prompts) > 1 and len(common) >= _WORTH_SHARING else ()
+
+    def _begun(self, beginning: tuple[int, ...], rows: int, room: int) -> CachedReader:
+        """A reader whose rows have all read `beginning`, which is computed once for all that ever join."""
+        if self._shared is None or self._shared[0][: len(beginning)] != beginning:
+            first = CachedReader(self._module, [(beginning, ())], room=len(beginning))
+            first.begin()
+            self._shared = beginning, first
+        reader = CachedReader(self._module, [], room=room)
+        reader.join(self._shared[1], room=max(room, len(self._shared[0])))
+        reader.select([0] * rows)
+        reader.forget([len(self._shared[0]) - len(beginning)] * rows)
+        return reader
 
 
 def generate_ids(
@@ -283,6 +404,7 @@ def generate_ids(
     seeds: int | Sequence[int] = 0,
     eos_ids: Collection[int] | None = None,
     max_rows: int = 64,
+    lookup: int = 0,
     on_token: Callable[[int, Sample], bool | None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> list[Completion]:
@@ -296,6 +418,7 @@ def generate_ids(
     seeds:       one for each prompt, or one for all. A sample depends on its seed and prompt, not on its company.
     eos_ids:     tokens that end a sample; default: those of the model's configuration. Empty: none does.
     max_rows:    samples in flight at once; the others wait until one of these ends.
+    lookup:      most tokens guessed from the text at a time, which changes the time and not the answer; 0 for none.
     on_token:    called with (index, sample) after each token; returns True to end that sample.
     should_stop: asked before each step; True ends everything as it stands ("cancelled").
 
@@ -313,8 +436,8 @@ def generate_ids(
         stream = random_stream(seed, [*source, *prompt])
         samples.append(Sample(prompt, settings, max_new_tokens, stream, ends, source))
     places = {id(sample): place for place, sample in enumerate(samples)}
-    for decoding in decode(module, samples, max_rows=max_rows, should_stop=should_stop):
-        for sample in decoding.live:
+    for decoding in decode(module, samples, max_rows=max_rows, lookup=lookup, should_stop=should_stop):
+        for sample in decoding.grown:
             if on_token is not None and on_token(places[id(sample)], sample):
                 sample.end("stop")
     return [sample.completion for sample in samples]
@@ -325,6 +448,7 @@ def decode(
     samples: Sequence[Sample],
     *,
     max_rows: int = 64,
+    lookup: int = 0,
     should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[Decoding]:
     """Runs all samples to their end, `max_rows` side by side; yields after each step, when samples have grown.
@@ -333,7 +457,7 @@ def decode(
     """
     check_generates(module.config)
     with generating(module):
-        decoding = Decoding(module, samples, max_rows=max_rows)
+        decoding = Decoding(module, samples, max_rows=max_rows, lookup=lookup)
         while True:
             if should_stop is not None and should_stop():
                 for sample in samples:
@@ -460,6 +584,12 @@ def batches(samples: Sequence[Sized], max_rows: int, *, width: int = 1) -> Itera
         batch.append(sample)
     if batch:
         yield batch
+
+
+def _common(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """What all rows begin with."""
+    equal = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False))
+    return tuple(tokens[0] for tokens in equal)
 
 
 def _filled(rows: Sequence[int]) -> list[int]:

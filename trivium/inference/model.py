@@ -67,6 +67,8 @@ class Options(TypedDict, total=False):
     seed:           the same seed gives a prompt the same answers; default: a new one each time.
     should_stop:    asked before each token; True ends the answers as they stand.
     max_rows:       answers computed side by side; default 64.
+    lookup:         most tokens that are guessed from the text at a time; default 0. The answer is the same, and sooner
+                    where it repeats what stands before it.
     adapter:        the entry of the model's shelf to answer under, or one for each prompt (None: the base alone).
     """
 
@@ -90,6 +92,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     should_stop: Callable[[], bool] | None
     max_rows: int | None
+    lookup: int | None
     adapter: Adapter
 
 
@@ -542,10 +545,11 @@ class LanguageModel:
             self.module,
             [answer.sample for answer in answers],
             max_rows=options.get("max_rows") or _MOST_ROWS,
+            lookup=options.get("lookup") or 0,
             should_stop=options.get("should_stop"),
         )
         for decoding in batches:
-            for sample in decoding.live:
+            for sample in decoding.grown:
                 answer = owners[id(sample)]
                 yield answer, answer.advance()
         for answer in answers:

@@ -63,6 +63,7 @@ def settle(options: Mapping[str, Any], defaults: Defaults, *, n: int, answers: b
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("max_rows", "max_new_tokens"):
         check_number(name, given.get(name, 1), at_least=1, whole=True, fix="use a whole number from 1 up")
+    check_number("lookup", given.get("lookup", 0), at_least=0, whole=True, fix="use 0 for none, or a whole number")
     chance = [name for name, neutral in _CHANCE.items() if given.get(name, neutral) != neutral]
     beams = _beams(given, defaults, chance)
     base = defaults.sampling
@@ -73,6 +74,10 @@ def settle(options: Mapping[str, Any], defaults: Defaults, *, n: int, answers: b
     stop = check_stop(given["stop"]) if "stop" in given else defaults.stop
     if beams.num_beams > 1:
         _check_search(beams, stop, n)
+        if given.get("lookup"):
+            raise TriviumError(
+                "beam search guesses no tokens", where="lookup", value=given["lookup"], fix="leave lookup out"
+            )
     elif sampling.greedy:
         _check_greedy(given, n)
     longest = given.get("max_new_tokens")

@@ -19,3 +19,12 @@ def keep_freed_memory() -> bool:
         return False
     settings = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 1 << 30, _TOP_PAD: 16 << 20}
     return all([mallopt(name, value) == 1 for name, value in settings.items()])
+
+
+def give_back_freed_memory() -> bool:
+    """Give the system what the process has freed and keeps, holes between tensors included; True if glibc did.
+
+    For the moment after large tensors were replaced by small ones, as when a base is quantised.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim is not None and trim(0) == 1

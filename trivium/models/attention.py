@@ -9,10 +9,11 @@ Shapes: T tokens, S sequences; query [T, H, C]; key, value [T, K, C]; result [T,
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 import torch
@@ -205,7 +206,7 @@ class RaggedAttention:
         else:
             self.calls = {kind: self._call(*kind, bias, device) for _, _, kind in self.runs}
         self.ends: Tensor | None = None
-        if device.type == "cuda" and self.compiles:
+        if self.compiles and not varlen_reason(device):
             starts = torch.tensor([*layout.starts(), layout.tokens], dtype=torch.int32)
             self.ends = starts.to(device, non_blocking=True)
 
@@ -215,7 +216,7 @@ class RaggedAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """See `Attend`."""
-        if not dropout and self.ends is not None and query.dtype in (torch.float16, torch.bfloat16):
+        if not dropout and self.ends is not None and fits_varlen(query):
             return self._flash(query, key, value, self.ends)
         if not dropout and self.compiles and query.device.type == "cpu" and torch.compiler.is_compiling():
             pattern = self.pattern
@@ -250,6 +251,29 @@ class RaggedAttention:
         )
         assert isinstance(out, Tensor)
         return out
+
+
+VARLEN_WIDTH = 256
+"""Of a head, at most and a multiple of 8: what the kernel for rows of several lengths takes."""
+
+
+def fits_varlen(query: Tensor) -> bool:
+    """Whether the kernel for rows of several lengths takes these numbers [T, H, C]."""
+    half, width = query.dtype in (torch.float16, torch.bfloat16), query.shape[-1]
+    return half and width <= VARLEN_WIDTH and width % 8 == 0
+
+
+@cache
+def varlen_reason(device: torch.device) -> str:
+    """Why rows of several lengths are not one kernel on this device, but a call for each length; empty if they are."""
+    if device.type != "cuda":
+        return "only NVIDIA GPUs have it"
+    if torch.version.hip is not None:
+        return "not tried on AMD GPUs"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "the GPU is older than compute capability 8.0"
+    found = importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    return "" if found else f"torch {torch.__version__} does not have it"
 
 
 class CachedAttention:

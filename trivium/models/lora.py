@@ -67,7 +67,7 @@ class LoRABranch(Branch):
         down, up = (factor.to(inputs.dtype) for factor in self.factors())
         added = F.linear(F.linear(inputs, down) * self.scale, up)
         if self.magnitude is None:
-            return at_rows(y, self.rows, added)
+            return y.add_(added) if self.rows.index is None else at_rows(y, self.rows, added)
         bias = layer.bias
         plain = chosen(y, self.rows) if bias is None else chosen(y, self.rows) - bias
         stretch = (self.magnitude / self.norms(layer).detach() - 1).to(y.dtype)

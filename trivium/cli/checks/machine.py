@@ -147,7 +147,7 @@ def check_gpu(runs: Path) -> Iterator[Finding]:
                 fix = "use train.precision=fp16 or fp32"
                 yield Finding("gpu", "warn", f"{name}: no bfloat16", fix)
             else:
-                yield Finding("gpu", "ok", f"{name}, bfloat16")
+                yield Finding("gpu", "ok", f"{name}, bfloat16; {packed_rows(number)}")
     elif os.environ.get("CUDA_VISIBLE_DEVICES") == "" and driver is not None:
         yield Finding("gpu", "warn", "CUDA_VISIBLE_DEVICES hides the GPU", "unset CUDA_VISIBLE_DEVICES")
     elif driver is not None and torch.version.cuda is None:
@@ -161,6 +161,14 @@ def check_gpu(runs: Path) -> Iterator[Finding]:
         yield Finding("gpu", "ok", "Apple GPU (mps)")
     else:
         yield Finding("gpu", "ok", "none; everything runs on the CPU")
+
+
+def packed_rows(number: int) -> str:
+    """Which way the attention of packed rows takes on this GPU in half precision."""
+    from trivium.models.attention import varlen_reason
+
+    reason = varlen_reason(torch.device("cuda", number))
+    return f"packed rows: a call for each length ({reason})" if reason else "packed rows: one kernel"
 
 
 def nvidia_driver() -> str | None:
