@@ -22,7 +22,7 @@ from peers import ROOT
 from record import peak_memory, save
 
 WARMUP = int(os.environ.get("BENCH_WARMUP", 4))
-"""Updates before the clock runs."""
+"""Updates before the clock runs; fewer for short looks."""
 THREADS = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
 
 Measured = dict[str, float]

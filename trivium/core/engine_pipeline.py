@@ -67,6 +67,13 @@ class Stage(nn.Module):
             hidden = model.final_norm(hidden)
         return hidden[None]
 
+    def shapes(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What `forward` takes and gives for a micro-batch, without memory."""
+        dtype = next(self.parameters()).dtype
+        size = (1, batch.layout.tokens, self.model.config.hidden_size)
+        hidden = torch.empty(size, dtype=dtype, device="meta", requires_grad=True)
+        return batch.input_ids[None].to("meta") if self.first else hidden, hidden
+
 
 def drop_other_stages(model: Transformer, stage: Stage) -> None:
     """Removes what other ranks hold, keeping the names of what stays."""
@@ -144,7 +151,16 @@ class PipelineEngine(Engine):
                 value=self.recipe.train.micro_batch_size,
                 fix=f"set train.micro_batch_size={rows} or less",
             )
-        stage = PipelineStage(self.stage, self.processes.rank, self.processes.world, self.device)
+        arriving, leaving = self.stage.shapes(batches[0])
+        # Told the shapes, torch need not find them by a pass of its own, whose loss and gradients would count as well.
+        stage = PipelineStage(
+            self.stage,
+            self.processes.rank,
+            self.processes.world,
+            self.device,
+            input_args=arriving,
+            output_args=leaving,
+        )
         schedule = SCHEDULES[self.recipe.engine.pipeline_schedule](
             stage, n_microbatches=len(batches), loss_fn=loss, scale_grads=False
         )
@@ -226,9 +242,8 @@ def arrived(hidden: Tensor, head: nn.Module) -> Callable[..., Any]:
 
 def refuse_unsupported_model(config: ModelConfig) -> None:
     """What does not flow through one line of blocks cannot be pipelined."""
-    # An encoder's gradient on two stages was not that of one process; until that is understood it is refused.
-    kinds = {"encoder_decoder": "an encoder-decoder", "encoder": "an encoder"}
-    what = kinds.get(config.kind, "a mixture of experts" if config.experts else "")
+    many = "a mixture of experts" if config.experts else ""
+    what = "an encoder-decoder" if config.kind == "encoder_decoder" else many
     if what:
         raise ConfigError(
             f"{what} cannot be cut into the stages of a pipeline",
