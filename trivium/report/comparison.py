@@ -19,6 +19,8 @@ HEAD = ("contender", "accuracy", "interval", "behind", "p", "macro F1", "trained
         "one text", "forgotten")  # fmt: skip
 _SHORT = (0, 1, 2, 4, 6, 7, 8, 9, 11)
 """Columns that are shown in a terminal."""
+_LETTER, _HIGH = 2.4, 7.5
+"""Width of a letter and height of a line in the smallest plots, in hundredths of their sides."""
 
 
 def write_comparison_report(summary: Mapping[str, Any], out: Path) -> Path:
@@ -209,14 +211,16 @@ def _dots(
     edges = [0.0, *((a + b) / 2 for a, b in pairwise(places)), 100.0]
     dots = "".join(f"M{across(x) * SIDE:.1f} {(1 - (y - low) / (high - low)) * SIDE:.1f}h.01" for x, y, _ in ordered)
     if log:
-        marks = [math.exp(left + (right - left) * at / 3) for at in range(4)]
+        marks = [math.exp(left + (right - left) * at / 2) for at in range(3)]
     else:
         marks = [value for value in nice_ticks(left, right, 4) if left <= value <= right]
     return Plot(
         title=title,
         description=f"{title}: " + "; ".join(f"{name} {y:.3f} at {words(x)}" for x, y, name in ordered),
         note="",
-        labels=[(100 * across(x), 100 * (y - low) / (high - low), name, across(x) > 0.6) for x, y, name in ordered],
+        labels=_apart(
+            [(100 * across(x), 100 * (y - low) / (high - low), name, across(x) > 0.6) for x, y, name in ordered]
+        ),
         paths=[Drawn("contenders", "points", "", dots)],
         x_ticks=[Tick(100 * across(value), words(value)) for value in marks],
         y_ticks=[Tick(100 * (y - low) / (high - low), f"{y:g}") for y in y_ticks],
@@ -227,3 +231,17 @@ def _dots(
         x_label=x_label,
         table=[(x_label, "accuracy", "of"), *((words(x), f"{y:.3f}", name) for x, y, name in ordered)],
     )
+
+
+def _apart(labels: Sequence[tuple[float, float, str, bool]]) -> list[tuple[float, float, str, bool]]:
+    """Labels (x, y, text, whether it ends at x), moved up where they would lie on one another."""
+    placed: list[tuple[float, float, float]] = []
+    found = []
+    for x, y, name, ends in sorted(labels, key=lambda label: label[1]):
+        wide = _LETTER * (len(name) + 1)
+        left, right = (x - wide, x) if ends else (x, x + wide)
+        while near := [at for a, b, at in placed if a < right and left < b and abs(at - y) < _HIGH]:
+            y = max(near) + _HIGH
+        placed.append((left, right, y))
+        found.append((x, y, name, ends))
+    return found
