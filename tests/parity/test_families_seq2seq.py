@@ -22,7 +22,8 @@ from trivium.models.transformer import Transformer
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
 
-TOLERANCE = {"rtol": 0.0, "atol": 1e-4}
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+"""Relative too: T5 does not scale its scores, so with weights this large rounding grows with the values."""
 T5: dict[str, Any] = {
     "vocab_size": 61, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12, "decoder_start_token_id": 0,

@@ -109,7 +109,7 @@ class Work:
     def begin(self) -> None:
         """Refuses what cannot work, before any of it; writes the parts of the data."""
         stored = self.folder / "settings.yaml"
-        text = dump_yaml(self.settings.model_dump(mode="json"))
+        text = dump_yaml(self.settings.model_dump(mode="json", exclude={"jobs"}))  # which changes no result
         make_folder(self.folder)
         if stored.exists() and stored.read_text(encoding="utf-8") != text:
             raise ConfigError(

@@ -171,7 +171,9 @@ def fused(model: Transformer, *, keep: bool) -> Iterator[None]:
     """
     weights = list(model.parameters())
     size = sum(weight.numel() for weight in weights) * 4
-    if size > _MOST_BYTES or any(weight.device.type != "cpu" for weight in weights) or not kernels.onednn():
+    # A sharded weight is of a type of its own.
+    whole = all(type(weight) is nn.Parameter and weight.device.type == "cpu" for weight in weights)
+    if size > _MOST_BYTES or not whole or not kernels.onednn():
         yield
         return
     state = _state(model)
