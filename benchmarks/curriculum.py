@@ -50,8 +50,8 @@ def main() -> None:
     save(__file__, result=found, settings={"steps": arguments.steps, "scorer": arguments.scorer})
 
 
-def prepare(folder: Path) -> None:
-    """Every eighth module in two splits, and a tokenizer of it."""
+def prepare(folder: Path, *, every: int = 8, held_out: int = 10, vocabulary: int = 2048) -> None:
+    """So many modules of pydocs in two splits, one of `held_out` for validation, and a tokenizer of them."""
     from trivium.data.intake import Intake
     from trivium.data.reading import read_documents
     from trivium.recipe import Source
@@ -62,14 +62,14 @@ def prepare(folder: Path) -> None:
     texts: dict[str, list[str]] = {"train": [], "validation": []}
     for document in read_documents(Source(path="pydocs"), Intake()):
         number = int.from_bytes(hashlib.sha256(document.group.encode()).digest()[:8], "big")
-        if number % 8 == 0:
-            split = "validation" if number // 8 % 10 == 0 else "train"
+        if number % every == 0:
+            split = "validation" if number // every % held_out == 0 else "train"
             texts[split].append(document.text)
     for split, found in texts.items():
         rows = ({"id": f"{split}-{number}", "text": text} for number, text in enumerate(found))
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "tokenizer").mkdir(parents=True)
-    train_bpe(texts["train"], vocab_size=2048).save(folder / "tokenizer")
+    train_bpe(texts["train"], vocab_size=vocabulary).save(folder / "tokenizer")
 
 
 def curve(folder: Path, order: str, scorer: str, seed: int, steps: int) -> list[tuple[int, float]]:

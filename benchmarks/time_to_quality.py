@@ -13,7 +13,6 @@ over theirs, for each seed. Finished runs are kept in the folder, so that the sa
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import statistics
 import subprocess
@@ -22,8 +21,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curriculum import prepare
 from record import save
-from sides import THREADS
+from sides import THREADS, set_their_threads
 
 if TYPE_CHECKING:
     import torch
@@ -40,27 +40,6 @@ OURS: dict[str, dict[str, Any]] = {
     "adamw": {"lr": 4e-3, "optimizer": {"name": "adamw"}},
 }
 """Settings of `train` that are tried; the first is the recipe that is compared."""
-
-
-def prepare(folder: Path) -> None:
-    """The modules of pydocs in two splits, and a tokenizer of the first."""
-    from trivium.data.intake import Intake
-    from trivium.data.reading import read_documents
-    from trivium.recipe import Source
-    from trivium.tokenizers.train import train_bpe
-
-    if (folder / "tokenizer").exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    texts: dict[str, list[str]] = {"train": [], "validation": []}
-    for document in read_documents(Source(path="pydocs"), Intake()):
-        number = int.from_bytes(hashlib.sha256(document.group.encode()).digest()[:8], "big")
-        texts["validation" if number % 20 == 0 else "train"].append(document.text)
-    for split, found in texts.items():
-        rows = ({"id": f"{split}-{number}", "text": text} for number, text in enumerate(found))
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "tokenizer").mkdir()
-    train_bpe(texts["train"], vocab_size=VOCABULARY).save(folder / "tokenizer")
 
 
 def blocks(folder: Path, split: str) -> torch.Tensor:
@@ -89,8 +68,7 @@ def theirs(folder: Path, preset: str, lr: float, steps: int) -> dict[str, float]
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-    if torch.get_num_threads() != THREADS:
-        torch.set_num_threads(THREADS)
+    set_their_threads()
     raw = json.loads((folder / "shape.json").read_text(encoding="utf-8"))
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**raw, attn_implementation="sdpa"))
@@ -197,7 +175,8 @@ def main() -> None:
         values = (float(rest[0]), int(rest[1])) if side == "theirs" else (side, int(rest[0]), int(rest[1]))
         print("RESULT " + json.dumps(run(arguments.work, arguments.preset, *values)))  # type: ignore[arg-type]
         return
-    prepare(arguments.work)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    prepare(arguments.work, every=1, held_out=20, vocabulary=VOCABULARY)
     write_shape(arguments)
     steps = arguments.tokens // (BLOCK * ROWS)
     peer = {lr: once(arguments, arguments.peer_python, "theirs", lr, steps) for lr in RATES}

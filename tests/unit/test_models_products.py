@@ -27,14 +27,14 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
 def onednn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """As on a processor that prefers oneDNN; counts its calls."""
     calls: list[int] = []
-    plain = products._by_onednn
+    plain = products.by_onednn
 
     def counted(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         calls.append(len(x))
         return plain(x, weight, bias)
 
     monkeypatch.setattr(products, "ONEDNN", True)
-    monkeypatch.setattr(products, "_by_onednn", counted)
+    monkeypatch.setattr(products, "by_onednn", counted)
     return calls
 
 

@@ -242,8 +242,9 @@ def arrived(hidden: Tensor, head: nn.Module) -> Callable[..., Any]:
 
 def refuse_unsupported_model(config: ModelConfig) -> None:
     """What does not flow through one line of blocks cannot be pipelined."""
-    many = "a mixture of experts" if config.experts else ""
-    what = "an encoder-decoder" if config.kind == "encoder_decoder" else many
+    what = (
+        "an encoder-decoder" if config.kind == "encoder_decoder" else "a mixture of experts" if config.experts else ""
+    )
     if what:
         raise ConfigError(
             f"{what} cannot be cut into the stages of a pipeline",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from trivium.models import kernels
 from trivium.models.heads import LanguageHead
 from trivium.models.layers import Attention, Block, GatedMLP, Linear, PlainMLP
+from trivium.models.products import PLAIN
 from trivium.models.quantized import QuantizedLinear, dense_weight, int8_codes
 
 if TYPE_CHECKING:
@@ -171,8 +172,7 @@ def fused(model: Transformer, *, keep: bool) -> Iterator[None]:
     """
     weights = list(model.parameters())
     size = sum(weight.numel() for weight in weights) * 4
-    # A sharded weight is of a type of its own.
-    whole = all(type(weight) is nn.Parameter and weight.device.type == "cpu" for weight in weights)
+    whole = all(type(weight) in PLAIN and weight.device.type == "cpu" for weight in weights)
     if size > _MOST_BYTES or not whole or not kernels.onednn():
         yield
         return

@@ -22,8 +22,6 @@ from trivium.models import products
 aten = torch.ops.aten
 
 _X86 = platform.machine() in ("x86_64", "AMD64") and bool(torch.backends.mkldnn.is_available())  # type: ignore
-_TENSORS = (Tensor, torch.nn.Parameter)
-"""Not a sharded weight."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -52,10 +50,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if torch.is_grad_enabled():
         return products.linear(x, weight, bias)
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != x.dtype
-    if plain or x.dim() != 2 or type(weight) not in _TENSORS or not onednn():
+    if plain or x.dim() != 2 or type(weight) not in products.PLAIN or not onednn():
         return F.linear(x, weight, bias)
-    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-    return product
+    return products.by_onednn(x, weight, bias)
 
 
 def int8_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:

@@ -31,6 +31,8 @@ def _prefers_onednn() -> bool:
 
 ONEDNN = _prefers_onednn()
 """Decided by the kind of processor, not by a measurement: a resumed run must compute what it would have computed."""
+PLAIN = (Tensor, nn.Parameter)
+"""Types of weights that are whole, not sharded."""
 _LEAST = 32
 """Tokens from which on it pays; fewer are a matter of reading the weights."""
 _LONGEST = 16384
@@ -45,7 +47,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         traced: Tensor = _traced(x, weight, bias)
         return traced
     if not torch.is_grad_enabled():
-        return _by_onednn(x, weight, bias)
+        return by_onednn(x, weight, bias)
     result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return result
 
@@ -53,7 +55,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def product(x: Tensor, matrix: Tensor) -> Tensor:
     """x [T, I] times matrix [I, O] -> [T, O]; without a derivative of its own."""
     if _suits(x, matrix) and matrix.shape[0] <= _LONGEST:
-        return _by_onednn(x, matrix.t())
+        return by_onednn(x, matrix.t())
     return x @ matrix
 
 
@@ -64,15 +66,16 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and x.shape[0] >= _LEAST
-        and type(weight) in (Tensor, nn.Parameter)
+        and type(weight) in PLAIN
         and type(x) is Tensor
         and ONEDNN
         and not torch.is_autocast_enabled("cpu")
     )
 
 
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` by oneDNN, whatever suits; without a derivative."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
     return result
 
 
@@ -81,7 +84,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # What a frozen weight does not need is not kept, as torch's own function has it.
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
-        return _by_onednn(x, weight, bias)
+        return by_onednn(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -99,7 +102,7 @@ class _Linear(torch.autograd.Function):
 @torch.library.custom_op("trivium::linear", mutates_args=())
 def _traced(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The same as one operator, for torch.compile."""
-    return _by_onednn(x, weight, bias)
+    return by_onednn(x, weight, bias)
 
 
 @_traced.register_fake
