@@ -1,8 +1,8 @@
 """Generation: tokens per second of greedy answers, beside transformers' `generate` on the same weights.
 
-    python benchmarks/generation.py WORKLOAD [--pairs 5] [--threads 1 2] [--out FILE]
+    python benchmarks/generation.py [WORKLOAD ...] [--pairs 5] [--threads 1 2] [--out FOLDER]
 
-WORKLOADs: `small` (10.5M parameters, batch 1), `small16` (batch 16), `gpt2` (GPT-2's size, batch 1), `small16-int8` and
+WORKLOADs, by default all of them: `small` (10.5M parameters, batch 1), `small16` (batch 16), `gpt2` (GPT-2's size, batch 1), `small16-int8` and
 `gpt2-int8` (our weights in eight bits, theirs in fp32), and `mixed`: 64 requests whose prompts and answers have 16 to
 256 tokens. The weights are random. Each measurement is a process of its own that loads the model, generates once
 to warm up, and once more; every side runs with each number of threads and its best one counts. transformers runs with
@@ -27,7 +27,7 @@ from typing import Any
 
 import record
 
-WORKLOAD = {"peers": ["transformers"], "together": True, "arguments": ["small"]}
+WORKLOAD = {"peers": ["transformers"], "together": True}
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -165,21 +165,26 @@ def once(side: str, threads: int, arguments: argparse.Namespace) -> dict[str, An
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workload", choices=WORKLOADS)
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=", ".join(WORKLOADS))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="folder of the files, one for each workload")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="where the models are made, or were made before")
     arguments = parser.parse_args()
+    unknown = [name for name in arguments.workloads if name not in WORKLOADS]
+    if unknown:
+        parser.error(f"there is no workload {unknown[0]}: choose of {', '.join(WORKLOADS)}")
     if arguments.side:
+        arguments.workload = arguments.workloads[0]
         measure(arguments)
         return
     with tempfile.TemporaryDirectory() as name:
         arguments.folder = arguments.folder or Path(name)
         if not (arguments.folder / "gpt2").exists():
             make_models(arguments.folder)
-        compare(arguments)
+        for arguments.workload in arguments.workloads or WORKLOADS:
+            compare(arguments)
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -212,7 +217,7 @@ def compare(arguments: argparse.Namespace) -> None:
         better={"tokens_per_second": "more"},
         variant=arguments.workload,
         settings={name: f"{way}, {threads} threads" for name, (way, threads) in best.items()},
-        out=arguments.out,
+        out=arguments.out and arguments.out / f"generation-{arguments.workload}.json",
     )
     ratios = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(*runs.values(), strict=True)]
     print(f"median of the ratios: {statistics.median(ratios):.2f}")
