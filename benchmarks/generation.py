@@ -2,12 +2,12 @@
 
     python benchmarks/generation.py [WORKLOAD ...] [--pairs 5] [--threads 1 2] [--out FOLDER]
 
-WORKLOADs, by default all of them: `small` (10.5M parameters, batch 1), `small16` (batch 16), `gpt2` (GPT-2's size, batch 1), `small16-int8` and
-`gpt2-int8` (our weights in eight bits, theirs in fp32), and `mixed`: 64 requests whose prompts and answers have 16 to
-256 tokens. The weights are random. Each measurement is a process of its own that loads the model, generates once
-to warm up, and once more; every side runs with each number of threads and its best one counts. transformers runs with
-its dynamic and with its static cache, and `mixed` with batches of 8, 16, 32 and 64 padded prompts. In fp32 the script
-ends if the ids are not the same.
+WORKLOADs, by default all of them: `small` (10.5M parameters, batch 1), `small16` (batch 16), `gpt2` (GPT-2's size,
+batch 1), `small16-int8` and `gpt2-int8` (our weights in eight bits, theirs in fp32), and `mixed`: 64 requests whose
+prompts and answers have 16 to 256 tokens. The weights are random. Each measurement is a process of its own that loads
+the model, generates once to warm up, and once more; every side runs with each number of threads and its best one
+counts. transformers runs with its dynamic and with its static cache, and `mixed` with batches of 8, 16, 32 and 64
+padded prompts. In fp32 the script ends if the ids are not the same.
 """
 
 from __future__ import annotations
@@ -183,7 +183,8 @@ def main() -> None:
         arguments.folder = arguments.folder or Path(name)
         if not (arguments.folder / "gpt2").exists():
             make_models(arguments.folder)
-        for arguments.workload in arguments.workloads or WORKLOADS:
+        for workload in arguments.workloads or WORKLOADS:
+            arguments.workload = workload
             compare(arguments)
 
 
