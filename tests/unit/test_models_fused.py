@@ -1,7 +1,11 @@
-"""Fused blocks compute what plain ones do, and are made anew when the weights change."""
+"""Fused blocks compute what plain ones do, also in one call of the kernel, and are made anew when weights change."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +17,8 @@ from trivium.inference.request import Sampling
 from trivium.models import kernels
 from trivium.models.build import build_model, preset
 from trivium.models.cache import KVCache
-from trivium.models.fused import FusedBlock, fused
+from trivium.models.fused import FusedBlock, FusedBlocks, fused
+from trivium.models.native import NativeBlocks, NativeProduct, library
 from trivium.models.transformer import Transformer
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -26,6 +31,15 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 PLAIN = {"gemma2-1m": "norms after the branches", "mixtral-1m": "experts", "pythia-1m": "branches side by side"}
 needs_onednn = pytest.mark.skipif(not kernels.onednn(), reason="this torch has no oneDNN")
+needs_compiler = pytest.mark.skipif(library() is None, reason="no C compiler here")
+
+
+@pytest.fixture(params=["onednn", pytest.param("native", marks=needs_compiler)])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the blocks are computed."""
+    if request.param == "onednn":
+        monkeypatch.setattr("trivium.models.fused.library", lambda: None)
+    return str(request.param)
 
 
 def tiny(kind: str, **changes: Any) -> Transformer:
@@ -56,11 +70,15 @@ def logits(model: Transformer) -> torch.Tensor:
 
 @needs_onednn
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_results_are_those_of_plain_blocks(kind: str) -> None:
+def test_the_results_are_those_of_plain_blocks(kind: str, way: str) -> None:
     model = tiny(kind, **KINDS[kind])
     expected = logits(model)
     with fused(model, keep=False):
-        assert model.fused is not None and all(isinstance(block, FusedBlock) for block in model.fused)
+        if way == "native":
+            assert isinstance(model.fused, NativeBlocks) and isinstance(model.head.fused, NativeProduct)
+        else:
+            assert isinstance(model.fused, FusedBlocks)
+            assert all(isinstance(block, FusedBlock) for block in model.fused.blocks)
         torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
     assert model.fused is None and model.head.fused is None
 
@@ -68,7 +86,7 @@ def test_the_results_are_those_of_plain_blocks(kind: str) -> None:
 @needs_onednn
 @pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh", "relu"])
 @pytest.mark.parametrize("kind", ["llama-1m", "gpt2-1m"])
-def test_every_activation(activation: str, kind: str) -> None:
+def test_every_activation(activation: str, kind: str, way: str) -> None:
     model = tiny(kind, activation=activation, num_kv_heads=4)
     expected = logits(model)
     with fused(model, keep=False):
@@ -80,7 +98,9 @@ def test_other_blocks_stay_plain(kind: str) -> None:
     model = tiny(kind, num_kv_heads=4)
     expected = logits(model)
     with fused(model, keep=False):
-        assert model.fused is None or list(model.fused) == list(model.blocks)
+        assert model.fused is None or (
+            isinstance(model.fused, FusedBlocks) and model.fused.blocks == list(model.blocks)
+        )
         torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -105,6 +125,7 @@ def test_what_changes_the_weights_changes_the_answer() -> None:
 
 @needs_onednn
 def test_a_model_in_training_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trivium.models.fused.library", lambda: None)
     made: list[bool] = []
     real = FusedBlock.__init__
 
@@ -142,3 +163,97 @@ def test_linear_without_gradients_is_linear(tokens: int, bias: bool) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert kernels.linear(x, weight, None).dtype == torch.bfloat16
     assert kernels.linear(x, weight.requires_grad_(), None).requires_grad
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "narrow heads": {"head_dim": 6, "num_heads": 3, "num_kv_heads": 3, "hidden_size": 20, "intermediate_size": 27},
+    "wide heads": {"head_dim": 48, "num_heads": 4, "num_kv_heads": 1, "intermediate_size": 80},
+    "partly turned": {"kind": "pythia-1m", "parallel": "none", "num_kv_heads": 4},
+    "biases": {"biases": ("query_key_value", "attention_output", "mlp")},
+    "a window": {"kind": "mistral-7b", "sliding_window": 3},
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_kernel_takes_every_shape(shape: str, threads: int) -> None:
+    """Decoding, and several tokens of each row, as guessing reads them."""
+    model = tiny(**{"kind": "llama-1m", **SHAPES[shape]})
+    draw = torch.Generator().manual_seed(3)
+    steps = [(20, 3, 9), (1, 1, 1), (4, 0, 2), (1, 5, 1), (1, 1, 1)]
+
+    def run() -> torch.Tensor:
+        cache = KVCache(model.config, rows=3, max_length=30)
+        with torch.no_grad():
+            parts = [model(ids[: sum(step)], Layout(step), cache=cache) for ids, step in zip(given, steps, strict=True)]
+        return torch.cat(parts)
+
+    given = [torch.randint(3, 41, (40,), generator=draw) for _ in steps]
+    expected, before = run(), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with fused(model, keep=False):
+            assert isinstance(model.fused, NativeBlocks)
+            torch.testing.assert_close(run(), expected, rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("eight", [False, True])
+@pytest.mark.parametrize("outputs", [1, 15, 16, 33, 160])
+def test_a_row_of_a_product_does_not_depend_on_its_company(outputs: int, eight: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=draw) for shape in ((23, 37), (outputs, 37), (outputs,)))
+    layer = torch.nn.Linear(37, outputs)
+    layer.weight, layer.bias = torch.nn.Parameter(weight), torch.nn.Parameter(bias)
+    product = NativeProduct.of(layer, eight=eight)
+    together = product(x)
+    torch.testing.assert_close(together, layer(x).detach(), rtol=1e-5, atol=0.3 if eight else 1e-5)
+    for count in (1, 2, 3, 5, 8):
+        assert torch.equal(product(x[:count]), together[:count])
+    assert product(x[:0]).shape == (0, outputs)
+
+
+@needs_compiler
+def test_scores_that_are_no_numbers_stay_so() -> None:
+    model = tiny("llama-1m")
+    with torch.no_grad():
+        model.blocks[1].attention.query.weight[0, 0] = torch.nan  # type: ignore[union-attr, index]
+    cache = KVCache(model.config, rows=1, max_length=8)
+    with torch.no_grad(), fused(model, keep=False):
+        model(torch.tensor([1, 2]), Layout((2,)), cache=cache)
+        assert model(torch.tensor([3]), Layout((1,)), cache=cache).isnan().all()
+
+
+WITHOUT = "import torch; from trivium.models.native import library; print(library() is None)"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"TRIVIUM_NATIVE": "0"}, {"CC": "false"}, {"CC": "/nowhere/cc"}, {"CC": "true"}],
+    ids=["switched off", "fails", "absent", "makes nothing"],
+)
+def test_without_a_compiler_there_is_no_kernel(settings: dict[str, str], tmp_path: Path) -> None:
+    environment = {**_environment(), "TRIVIUM_CACHE": str(tmp_path), **settings}
+    done = subprocess.run([sys.executable, "-c", WITHOUT], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+    assert not list(tmp_path.iterdir())
+
+
+@needs_compiler
+def test_it_is_compiled_once_and_into_a_folder_that_can_be_written_to(tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, not a folder")
+    environment = {**_environment(), "TRIVIUM_CACHE": str(blocked), "XDG_CACHE_HOME": "", "HOME": str(tmp_path)}
+    for _ in range(2):
+        command = [sys.executable, "-c", WITHOUT]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "False"
+        (made,) = (tmp_path / ".cache" / "trivium").iterdir()
+        assert made.suffix == ".so"
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}

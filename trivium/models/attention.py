@@ -13,7 +13,7 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Protocol
 
 import torch
@@ -286,33 +286,51 @@ class CachedAttention:
     compiles = False
 
     def __init__(self, cache: KVCache, layout: Layout, *, pattern: Pattern, device: torch.device) -> None:
-        self.cache = cache
-        self.pattern = pattern
-        self.new, self.past = list(layout.lengths), list(cache.lengths)
-        self.spans = list(layout.spans())
-        totals = [old + new for old, new in zip(self.past, self.new, strict=True)]
-        self.longest = max(totals, default=0)
-        self.prompt: Attend | None = None
+        self.cache, self.layout, self.pattern, self.device = cache, layout, pattern, device
+        self.past = list(cache.lengths)
+        self.totals = [old + new for old, new in zip(self.past, layout.lengths, strict=True)]
+        self.longest = max(self.totals, default=0)
         self.decoding = layout.uniform == 1
         self.rows = cache.rows
         self.level = self.past[0] if self.decoding and len(set(self.past)) == 1 else None
         """The place of the new tokens, where it is the same in all rows."""
-        if self.decoding:
-            self.mask = self._decode_mask(device)
-            if not cache.runs:
-                cache.runs = _runs(self.past, cache.keys[0])
-            self.runs = [(first, last, max(totals[first:last])) for first, last in cache.runs]
-        elif not any(self.past):
-            self.prompt = plan_attention(layout, pattern=pattern, device=device)
-        else:
-            self.masks = [self._row_mask(new, total, device) for new, total in zip(self.new, totals, strict=True)]
+
+    # Computed when the first layer asks: kernels that look at the cache by themselves never do.
+
+    @cached_property
+    def prompt(self) -> Attend | None:
+        """Attention of rows that begin here; None where any has gone on before."""
+        if self.decoding or any(self.past):
+            return None
+        return plan_attention(self.layout, pattern=self.pattern, device=self.device)
+
+    @cached_property
+    def masks(self) -> list[Tensor]:
+        """Of each row, what its new tokens may look at."""
+        sizes = zip(self.layout.lengths, self.totals, strict=True)
+        return [self._row_mask(new, total, self.device) for new, total in sizes]
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """Of a decoding step."""
+        return self._decode_mask(self.device)
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int, int]]:
+        """(first, one past the last, longest) of rows that a decoding step takes together."""
+        if not self.cache.runs:
+            self.cache.runs = _runs(self.past, self.cache.keys[0])
+        return [(first, last, max(self.totals[first:last])) for first, last in self.cache.runs]
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Of the new tokens of a decoding step: rows and columns."""
+        return torch.arange(self.rows, device=self.device), torch.tensor(self.past, device=self.device)
 
     def _decode_mask(self, device: torch.device) -> Tensor | None:
         """[S, H or 1, 1, longest]; None if every row may look at all of it."""
         window, bias = self.pattern.window, self.pattern.bias
-        if self.level is None:
-            self.every, self.last = torch.arange(self.rows, device=device), torch.tensor(self.past, device=device)
-        elif bias is None and (window is None or self.longest <= window):
+        if self.level is not None and bias is None and (window is None or self.longest <= window):
             return None
         keys, last = torch.arange(self.longest, device=device), torch.tensor(self.past, device=device).unsqueeze(1)
         seen = keys <= last
@@ -342,7 +360,7 @@ class CachedAttention:
         if self.decoding:
             return self._decode(query.unsqueeze(2), keys, values).squeeze(2)
         results = torch.empty_like(query)
-        for row, ((start, end), mask) in enumerate(zip(self.spans, self.masks, strict=True)):
+        for row, ((start, end), mask) in enumerate(zip(self.layout.spans(), self.masks, strict=True)):
             if end > start:
                 seen = slice(row, row + 1), slice(None), slice(mask.shape[-1])
                 part = query[start:end].transpose(0, 1).unsqueeze(0)
@@ -373,9 +391,10 @@ class CachedAttention:
             store[: self.rows, :, self.level] = new
             return
         if self.decoding:
-            store[self.every, :, self.last] = new.to(store.dtype)
+            every, last = self.places
+            store[every, :, last] = new.to(store.dtype)
             return
-        for row, (start, end) in enumerate(self.spans):
+        for row, (start, end) in enumerate(self.layout.spans()):
             store[row, :, self.past[row] : self.past[row] + end - start] = new[start:end].transpose(0, 1)
 
 

@@ -103,7 +103,8 @@ class KVCache:
                 new[: self.rows, :, :stored] = old[: self.rows, :, :stored]
                 tensors[layer] = new
         if room > self.max_length:
-            self.max_length, self.angles = room, {}
+            self.angles = {}
+        self.max_length = room
 
     def _widen(self, rows: int, width: int) -> None:
         """The same for the sources."""

@@ -1,19 +1,20 @@
 """Blocks in fewer operations, for forward passes without gradients on a CPU.
 
 A step of decoding is some hundred small operations, and what each of them costs beside its arithmetic is half of the
-time of a small model. Here the weights that read the same input lie side by side and are one product; the activation,
-the other factor of a gated MLP and the residual sum are done inside the product before them; and the weights are kept
-once more, in the order in which oneDNN reads them fastest. The results are those of the plain blocks, up to rounding.
+time of a small model. Where the machine can compile it, one call does all of them (`trivium.models.native`). Else the
+weights that read the same input lie side by side and are one product; the activation, the other factor of a gated MLP
+and the residual sum are done inside the product before them; and the weights are kept once more, in the order in which
+oneDNN reads them fastest. The results are those of the plain blocks, up to rounding.
 
 Shapes: T tokens, D width, I inputs, O outputs, H query heads, K key/value heads, C width of one head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from trivium.models import kernels
 from trivium.models.heads import LanguageHead
 from trivium.models.layers import Attention, Block, GatedMLP, Linear, PlainMLP
+from trivium.models.native import NativeBlocks, NativeProduct, library
 from trivium.models.products import PLAIN
 from trivium.models.quantized import QuantizedLinear, dense_weight, int8_codes
 
@@ -152,13 +154,29 @@ class FusedBlock:
         return layers.attend(query, key, value, layer=attention.layer, dropout=0.0).flatten(1)
 
 
+class FusedBlocks:
+    """All blocks one after the other, fused where that can be."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.blocks = [
+            FusedBlock(cast("Block", block), model.config.activation) if kernels.onednn() and _fusible(block) else block
+            for block in model.blocks
+        ]
+
+    def __call__(self, hidden: Tensor, plan: Plan) -> Tensor:
+        """[T, D] -> [T, D]."""
+        for block in self.blocks:
+            hidden = block(hidden, plan)
+        return hidden
+
+
 @dataclass(frozen=True)
 class Fused:
-    """The blocks of a model, fused where that can be; `made_of`: the weights and kinds of layers they were made of."""
+    """What runs instead of the blocks; `made_of`: the weights and kinds of layers it was made of."""
 
     made_of: tuple[Any, ...]
-    blocks: list[Callable[[Tensor, Plan], Tensor]]
-    head: Product | Int8Product | None
+    blocks: NativeBlocks | FusedBlocks
+    head: Product | Int8Product | NativeProduct | None
 
 
 _KEPT: WeakKeyDictionary[Transformer, Fused] = WeakKeyDictionary()
@@ -171,16 +189,16 @@ def fused(model: Transformer, *, keep: bool) -> Iterator[None]:
     keep: for the next time, which costs memory; they are made anew when the weights have changed.
     """
     weights = list(model.parameters())
-    size = sum(weight.numel() for weight in weights) * 4
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
     whole = all(type(weight) in PLAIN and weight.device.type == "cpu" for weight in weights)
-    if size > _MOST_BYTES or not whole or not kernels.onednn():
+    if size > _MOST_BYTES or not whole or not (kernels.onednn() or _native()):
         yield
         return
     state = _state(model)
     found = _KEPT.get(model)
     if found is None or found.made_of != state:
         with torch.no_grad():
-            found = Fused(state, [_fuse(block, model.config.activation) for block in model.blocks], _fuse_head(model))
+            found = _fuse(model, state)
     if keep:
         _KEPT[model] = found
     model.fused, model.head.fused = found.blocks, found.head
@@ -196,28 +214,40 @@ def _state(model: Transformer) -> tuple[Any, ...]:
     return (*weights, *(type(part) for part in model.modules()))
 
 
-def _fuse(block: nn.Module, activation: str) -> Any:
-    """The fused block, or the block itself where it does something else."""
+def _native() -> bool:
+    """Whether there is a kernel for all blocks, and nothing asks for other types."""
+    return library() is not None and not torch.is_autocast_enabled("cpu")
+
+
+def _fuse(model: Transformer, state: tuple[Any, ...]) -> Fused:
+    suits = (_fusible(block) and NativeBlocks.suits(cast("Block", block), model.config) for block in model.blocks)
+    native = _native() and all(suits)
+    eight = any(_direct(part) for part in model.modules())
+    if native:
+        blocks: NativeBlocks | FusedBlocks = NativeBlocks(model)
+    else:
+        blocks, eight = FusedBlocks(model), eight and kernels.int8_products()
+    head = model.head
+    if type(head) is not LanguageHead or head.weight.dtype != torch.float32 or not (native or kernels.onednn()):
+        return Fused(state, blocks, None)
+    if native:
+        return Fused(state, blocks, NativeProduct.of(head, eight=eight))
+    return Fused(state, blocks, (Int8Product if eight else Product)([head]))
+
+
+def _fusible(block: nn.Module) -> bool:
+    """Whether a block does nothing but the usual, with plain or quantised weights."""
     if type(block) is not Block or block.cross is not None or block.slots is not None or block.mlp is None:
-        return block
+        return False
     attention, mlp = block.attention, block.mlp
     after = (block.attention_output_norm, block.mlp_output_norm)
     if type(attention) is not Attention or any(type(norm) is not nn.Identity for norm in after):
-        return block
+        return False
     linear = [part for part in (*attention.children(), *mlp.children()) if isinstance(part, nn.Linear)]
     plain = all(type(part) is Linear and part.weight.dtype == torch.float32 for part in linear)
-    return FusedBlock(block, activation) if plain or all(_direct(part) for part in linear) else block
+    return plain or all(_direct(part) for part in linear)
 
 
 def _direct(layer: nn.Module) -> bool:
     """Whether the layer was quantised for generation."""
     return isinstance(layer, QuantizedLinear) and layer.direct and not layer.branches
-
-
-def _fuse_head(model: Transformer) -> Product | Int8Product | None:
-    """The output layer; in eight bits where the blocks are."""
-    head = model.head
-    if type(head) is not LanguageHead or head.weight.dtype != torch.float32:
-        return None
-    eight = kernels.int8_products() and any(_direct(part) for part in model.modules())
-    return (Int8Product if eight else Product)([head])

@@ -57,7 +57,7 @@ class Stack(nn.Module):
         self.config = config
         self.causal = causal
         self.activation_checkpointing = 0
-        self.fused: list[Callable[[Tensor, Plan], Tensor]] | None = None
+        self.fused: Callable[[Tensor, Plan], Tensor] | None = None
         """What runs instead of the blocks while text is generated (`trivium.models.fused`)."""
         self.position_embed: Embedding | None = None
         if config.positions == "learned":
@@ -154,9 +154,10 @@ class Stack(nn.Module):
     ) -> Tensor:
         """[T, D] -> [T, D] through `blocks` (default: all); the last one only for the tokens `wanted` [W]: [W, D]."""
         every = self.activation_checkpointing if torch.is_grad_enabled() else 0
-        chosen: list[Any] = list(self.blocks if blocks is None else blocks)
         if self.fused is not None and blocks is None and wanted is None and not torch.is_grad_enabled():
-            chosen = self.fused
+            with _uncompiled():
+                return self.fused(hidden, plan)
+        chosen: list[Any] = list(self.blocks if blocks is None else blocks)
         with nullcontext() if plan.compiles else _uncompiled():
             for number, block in enumerate(chosen):
                 given = (hidden, plan) if wanted is None or block is not chosen[-1] else (hidden, plan, wanted)

@@ -1,0 +1,303 @@
+"""A step of decoding in one call: our kernel in C, compiled once on the machine it runs on.
+
+For a few tokens a forward pass is some hundred small operations that each cost more than their arithmetic. `decode.c`
+goes through all blocks in one call and reads every weight once. It is compiled with the system's C compiler for the
+processor at hand, in about a second, and kept in the user's cache folder ($TRIVIUM_CACHE, $XDG_CACHE_HOME/trivium or
+~/.cache/trivium). Where there is no compiler, or with TRIVIUM_NATIVE=0, the blocks of `trivium.models.fused` run.
+
+Results are those of the plain blocks up to rounding; with weights in eight bits they are closer to those in floating
+point, since the inputs are not rounded. A row does not depend on its company.
+
+Shapes: T tokens, D width, I inputs, O outputs, H query heads, K key/value heads, C width of one head.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import math
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from trivium.models.attention import CachedAttention, LayerPlan, Plan
+from trivium.models.config import ModelConfig
+from trivium.models.layers import Block, GatedMLP, PlainMLP, RMSNorm
+from trivium.models.quantized import QuantizedLinear, dense_weight, int8_codes
+
+if TYPE_CHECKING:
+    from trivium.models.transformer import Transformer
+
+_SOURCE = Path(__file__).with_name("decode.c")
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
+"""In the order of the enumeration in decode.c."""
+_MOST_TOKENS = 256
+"""Of a call; for more of them torch's products are as fast."""
+
+
+class _Product(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
+        *((name, ctypes.c_int64) for name in ("outputs", "inputs")),
+    )
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p))
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, _Norm) for name in ("attention_norm", "mlp_norm")),
+        *((name, ctypes.c_void_p) for name in ("query_norm", "key_norm")),
+        *((name, _Product) for name in ("together", "output", "gate", "up", "down")),
+        *((name, ctypes.c_void_p) for name in ("cosine", "sine", "keys", "values")),
+        ("window", ctypes.c_int64),
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("layers", "width", "queries", "key_heads", "head", "turned", "room")),
+        *((name, ctypes.c_int64) for name in ("rms", "activation")),
+        *((name, ctypes.c_float) for name in ("eps", "scale")),
+        ("layer", ctypes.c_void_p),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernel; None where it cannot be had, or does not compute what it should."""
+    if os.environ.get("TRIVIUM_NATIVE", "1") == "0" or os.name != "posix":
+        return None
+    try:
+        loaded = ctypes.CDLL(str(_compiled()))
+        loaded.trivium_lanes.restype = ctypes.c_int64
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        loaded.trivium_multiply.argtypes = [pointer, number, number, pointer, pointer]
+        loaded.trivium_decode.argtypes = [pointer, number, number, pointer, pointer, pointer, number, pointer]
+    except (OSError, subprocess.SubprocessError, AttributeError):
+        return None
+    weight, x = torch.arange(60.0).view(20, 3).sin(), torch.arange(9.0).view(3, 3).cos()
+    right = torch.allclose(NativeProduct([(weight, None)], None, loaded)(x), x @ weight.t(), atol=1e-5)
+    return loaded if right else None
+
+
+def _compiled() -> Path:
+    """The shared library, compiled now if it is not in the cache folder."""
+    compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or shutil.which("gcc") or "cc"]
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
+    key = "\n".join([_SOURCE.read_text(encoding="utf-8"), version, *compiler, *_FLAGS, *_processor()])
+    name = f"decode-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    for folder in _folders():
+        target = folder / name
+        if target.exists():
+            return target
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                made = Path(place) / name
+                command = [*compiler, *_FLAGS, "-o", str(made), str(_SOURCE), "-lm"]
+                subprocess.run(command, capture_output=True, check=True, timeout=120)
+                made.replace(target)  # whole or not at all, also when several processes compile at once
+            return target
+        except OSError:
+            continue
+    raise OSError("no folder to compile in")
+
+
+def _folders() -> list[Path]:
+    """Where the library may be kept, the first that can be written to."""
+    own = os.environ.get("TRIVIUM_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME")
+    found = [Path(own)] if own else [Path(base) / "trivium"] if base else []
+    with suppress(RuntimeError):  # nobody's home
+        found.append(Path.home() / ".cache" / "trivium")
+    return found
+
+
+def _processor() -> list[str]:
+    """What `-march=native` depends on."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(errors="replace").splitlines() if information.exists() else []
+    kinds = {line.partition(":")[0].strip(): line for line in lines}
+    return [platform.machine(), *(kinds[kind] for kind in ("model name", "flags", "Features") if kind in kinds)]
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _kept(tensor: Tensor | None) -> Tensor | None:
+    """As the kernel reads it."""
+    return None if tensor is None else tensor.detach().to(torch.float32).contiguous()
+
+
+class NativeProduct:
+    """x W^T + b of one or several linear layers that read the same x."""
+
+    def __init__(
+        self, weights: Sequence[tuple[Tensor, Tensor | None]], bias: Tensor | None, loaded: ctypes.CDLL | None = None
+    ) -> None:
+        """weights: [O, I] of each layer in float32, or int8 codes with their scale [O]."""
+        found = loaded or library()
+        assert found is not None
+        self._library, lanes = found, found.trivium_lanes()
+        whole = torch.cat([weight.detach() for weight, _ in weights])
+        scales = [scale.detach() for _, scale in weights if scale is not None]
+        self.outputs, inputs = whole.shape
+        blocks = math.ceil(self.outputs / lanes)
+        padded = whole.new_zeros(blocks * lanes, inputs)
+        padded[: self.outputs] = whole
+        self._tensors = (
+            padded.view(blocks, lanes, inputs).transpose(1, 2).contiguous(),
+            _kept(torch.cat(scales)) if scales else None,
+            _kept(bias),
+        )
+        self.raw = _Product(*map(_pointer, self._tensors), self.outputs, inputs)
+
+    @classmethod
+    def of(cls, *layers: nn.Linear, eight: bool = False) -> NativeProduct:
+        """eight: in eight bits, also where the layers are not."""
+        weights: list[tuple[Tensor, Tensor | None]] = []
+        for layer in layers:
+            if isinstance(layer, QuantizedLinear) and layer.kind == "int8":
+                weights.append((layer.weight, layer.scale))
+            elif eight:
+                made = int8_codes(dense_weight(layer))
+                weights.append((made["weight"], made["scale"]))
+            else:
+                weights.append((dense_weight(layer), None))
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        return cls(weights, torch.cat(biases) if biases else None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, I] -> [T, O]."""
+        x = x.contiguous()
+        made = x.new_empty(x.shape[0], self.outputs)
+        threads = torch.get_num_threads()
+        self._library.trivium_multiply(ctypes.addressof(self.raw), threads, x.shape[0], x.data_ptr(), made.data_ptr())
+        return made
+
+
+class NativeBlocks:
+    """All blocks of a decoder; the plain ones where the kernel does not suit."""
+
+    def __init__(self, model: Transformer) -> None:
+        """Of a model whose blocks all suit."""
+        found = library()
+        assert found is not None
+        self._library, config = found, model.config
+        self.blocks = [block for block in model.blocks if isinstance(block, Block)]
+        self._kept: list[object] = []  # what the kernel has pointers to
+        self._layers = (_Layer * len(self.blocks))()
+        for layer, block in zip(self._layers, self.blocks, strict=True):
+            self._fill(layer, block)
+        self._wide = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim + config.num_heads * config.head_dim
+        self._inner = config.intermediate_size
+        self._model = _Model(
+            layers=len(self.blocks),
+            width=config.hidden_size,
+            queries=config.num_heads,
+            key_heads=config.num_kv_heads,
+            head=config.head_dim,
+            turned=config.rotary_dim,
+            rms=config.norm == "rmsnorm",
+            activation=_ACTIVATIONS.index(config.activation),
+            eps=config.norm_eps,
+            scale=config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale,
+            layer=ctypes.addressof(self._layers),
+        )
+
+    @staticmethod
+    def suits(block: Block, config: ModelConfig) -> bool:
+        """Whether the kernel computes a block of the usual parts: it has the shape and the norms it knows."""
+        attention = block.attention
+        widths = (attention.query, config.num_heads), (attention.key, config.num_kv_heads)
+        return (
+            all(type(norm) in (RMSNorm, nn.LayerNorm) for norm in (block.attention_norm, block.mlp_norm))
+            and all(layer.out_features == count * config.head_dim for layer, count in widths)
+            and isinstance(block.mlp, GatedMLP | PlainMLP)
+            and block.mlp.up.out_features == config.intermediate_size
+            and config.activation in _ACTIVATIONS
+            and (attention.query_norm is None or attention.norms_heads)
+        )
+
+    def _fill(self, layer: _Layer, block: Block) -> None:
+        attention, mlp = block.attention, block.mlp
+        assert isinstance(mlp, GatedMLP | PlainMLP)
+        products = {
+            "together": NativeProduct.of(attention.query, attention.key, attention.value),
+            "output": NativeProduct.of(attention.output),
+            "up": NativeProduct.of(mlp.up),
+            "down": NativeProduct.of(mlp.down),
+        }
+        if isinstance(mlp, GatedMLP):
+            products["gate"] = NativeProduct.of(mlp.gate)
+        for name, product in products.items():
+            setattr(layer, name, product.raw)
+        layer.attention_norm, layer.mlp_norm = self._norm(block.attention_norm), self._norm(block.mlp_norm)
+        if attention.query_norm is not None and attention.key_norm is not None:
+            layer.query_norm = self._norm(attention.query_norm).weight
+            layer.key_norm = self._norm(attention.key_norm).weight
+        self._kept.append(products)
+
+    def _norm(self, norm: nn.Module) -> _Norm:
+        assert isinstance(norm, RMSNorm | nn.LayerNorm)
+        weight = norm.weight.detach() + norm.offset if isinstance(norm, RMSNorm) else norm.weight
+        parts = _kept(weight), None if isinstance(norm, RMSNorm) else _kept(norm.bias)
+        self._kept.append(parts)
+        return _Norm(*map(_pointer, parts))
+
+    def __call__(self, hidden: Tensor, plan: Plan) -> Tensor:
+        """[T, D] -> [T, D]."""
+        kinds = [(block, plan.sliding if block.slides else plan.full) for block in self.blocks]
+        if not all(layers is not None and _suits(layers, hidden) for layers in (plan.sliding, plan.full) if layers):
+            for block in self.blocks:
+                hidden = block(hidden, plan)
+            return hidden
+        attend = next(layers.attend for _, layers in kinds if layers is not None)
+        assert isinstance(attend, CachedAttention)
+        for layer, (block, layers) in zip(self._layers, kinds, strict=True):
+            assert layers is not None and isinstance(layers.attend, CachedAttention)
+            turns = layers.rotary if block.attention.turns else None
+            layer.cosine, layer.sine = (None, None) if turns is None else map(_pointer, turns)
+            layer.keys = attend.cache.keys[block.attention.layer].data_ptr()
+            layer.values = attend.cache.values[block.attention.layer].data_ptr()
+            layer.window = layers.attend.pattern.window or 0
+        tokens, threads = len(hidden), torch.get_num_threads()
+        self._model.room = room = attend.cache.max_length
+        each = self._model.width + self._wide + 2 * self._inner
+        scratch = hidden.new_empty(tokens * each + threads * (room + 64))
+        made = hidden.clone()
+        rows, places = attend.layout.sequence_ids(hidden.device), plan.positions.contiguous()
+        self._library.trivium_decode(
+            *(ctypes.addressof(self._model), threads, tokens, made.data_ptr()),
+            *(rows.data_ptr(), places.data_ptr(), self._inner, scratch.data_ptr()),
+        )
+        return made
+
+
+def _suits(layers: LayerPlan, hidden: Tensor) -> bool:
+    """Whether tokens look at a cache as the kernel does."""
+    attend = layers.attend
+    return (
+        isinstance(attend, CachedAttention)
+        and attend.pattern.causal
+        and attend.pattern.softcap is None
+        and attend.pattern.bias is None
+        and 0 < len(hidden) <= _MOST_TOKENS
+        and hidden.dtype == attend.cache.keys[0].dtype == torch.float32
+    )
