@@ -35,6 +35,8 @@ def start(name: str, arguments: list[str]) -> int:
             python = theirs
         else:
             own += ["--peer-python", theirs]
+            for side, apart in workload.get("apart", {}).items():
+                own += ["--python-of", side, interpreter(apart)]
     elif workload.get("together"):
         place = arguments.index("--peer-python")
         python = arguments[place + 1]

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from record import save
 
@@ -77,9 +78,8 @@ def our_loss(folder: Path, name: str) -> dict[str, float]:
     return {"loss": loss, "parameters": sum(p.numel() for p in model.module.parameters())}
 
 
-def peer(name: str, steps: int) -> None:
-    """A training loop in the manner of nanoGPT, in the current folder."""
-    import numpy as np
+def make_model(vocabulary: int, *, layers: int, heads: int, width: int, block: int) -> Any:
+    """A model like nanoGPT's without biases or dropout: ids [B, L] -> logits [B, L, vocabulary]."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -87,7 +87,7 @@ def peer(name: str, steps: int) -> None:
     class Norm(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = nn.Parameter(torch.ones(WIDTH))
+            self.weight = nn.Parameter(torch.ones(width))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return functional.layer_norm(x, self.weight.shape, self.weight, None, 1e-5)
@@ -96,45 +96,58 @@ def peer(name: str, steps: int) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.first, self.second = Norm(), Norm()
-            self.stacked = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
-            self.output = nn.Linear(WIDTH, WIDTH, bias=False)
-            self.up = nn.Linear(WIDTH, 4 * WIDTH, bias=False)
-            self.down = nn.Linear(4 * WIDTH, WIDTH, bias=False)
+            self.stacked = nn.Linear(width, 3 * width, bias=False)
+            self.output = nn.Linear(width, width, bias=False)
+            self.up = nn.Linear(width, 4 * width, bias=False)
+            self.down = nn.Linear(4 * width, width, bias=False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             rows, length, _ = x.shape
-            parts = self.stacked(self.first(x)).split(WIDTH, dim=2)
-            query, key, value = (part.view(rows, length, HEADS, -1).transpose(1, 2) for part in parts)
+            parts = self.stacked(self.first(x)).split(width, dim=2)
+            query, key, value = (part.view(rows, length, heads, -1).transpose(1, 2) for part in parts)
             mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-            x = x + self.output(mixed.transpose(1, 2).contiguous().view(rows, length, WIDTH))
+            x = x + self.output(mixed.transpose(1, 2).contiguous().view(rows, length, width))
             return x + self.down(functional.gelu(self.up(self.second(x))))
 
     class Model(nn.Module):
-        def __init__(self, characters: int) -> None:
+        def __init__(self) -> None:
             super().__init__()
-            self.embed, self.places = nn.Embedding(characters, WIDTH), nn.Embedding(BLOCK, WIDTH)
-            self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
+            self.embed, self.places = nn.Embedding(vocabulary, width), nn.Embedding(block, width)
+            self.blocks = nn.ModuleList(Block() for _ in range(layers))
             self.norm = Norm()
-            self.head = nn.Linear(WIDTH, characters, bias=False)
+            self.head = nn.Linear(width, vocabulary, bias=False)
             self.head.weight = self.embed.weight
             for key, parameter in self.named_parameters():
                 if parameter.ndim == 2:
                     branch = key.endswith(("output.weight", "down.weight"))
-                    nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * LAYERS) if branch else 0.02)
+                    nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if branch else 0.02)
 
-        def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
             x = self.embed(ids) + self.places(torch.arange(ids.shape[1]))
             for block in self.blocks:
                 x = block(x)
-            logits = self.head(self.norm(x))
-            return functional.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+            logits: torch.Tensor = self.head(self.norm(x))
+            return logits
+
+    return Model()
+
+
+def peer(name: str, steps: int) -> None:
+    """A training loop in the manner of nanoGPT, in the current folder."""
+    import numpy as np
+    import torch
+    from torch.nn import functional
 
     folder = Path("runs/shakespeare")
     texts = {part: (folder / f"{part}.txt").read_text(encoding="utf-8") for part in ("train", "validation")}
     table = {character: place for place, character in enumerate(sorted(set("".join(texts.values()))))}
     data = {part: np.array([table[c] for c in text], dtype=np.uint16) for part, text in texts.items()}
     torch.manual_seed(1337)
-    model = Model(len(table))
+    model = make_model(len(table), layers=LAYERS, heads=HEADS, width=WIDTH, block=BLOCK)
+
+    def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        logits = model(x)
+        return functional.cross_entropy(logits.view(-1, logits.shape[-1]), y.view(-1))
 
     def batch(part: str) -> tuple[torch.Tensor, torch.Tensor]:
         values = data[part]
@@ -146,7 +159,7 @@ def peer(name: str, steps: int) -> None:
     @torch.no_grad()
     def estimate() -> dict[str, float]:
         model.eval()
-        found = {part: sum(model(*batch(part)).item() for _ in range(EVALUATIONS)) / EVALUATIONS for part in data}
+        found = {part: sum(loss_of(*batch(part)).item() for _ in range(EVALUATIONS)) / EVALUATIONS for part in data}
         model.train()
         return found
 
@@ -171,7 +184,7 @@ def peer(name: str, steps: int) -> None:
                 torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, f"runs/{name}.pt")
         if step == steps:
             break
-        loss = model(x, y)
+        loss = loss_of(x, y)
         x, y = batch("train")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -187,7 +200,7 @@ def peer(name: str, steps: int) -> None:
         inputs, targets = values[: rows * BLOCK].view(rows, BLOCK), values[1 : rows * BLOCK + 1].view(rows, BLOCK)
         finished = time.time()
         parts = range(0, rows, 64)
-        total = sum(model(inputs[s : s + 64], targets[s : s + 64]).item() * len(inputs[s : s + 64]) for s in parts)
+        total = sum(loss_of(inputs[s : s + 64], targets[s : s + 64]).item() * len(inputs[s : s + 64]) for s in parts)
     result = {"loss": total / rows, "parameters": sum(p.numel() for p in model.parameters()), "finished": finished}
     Path(f"runs/{name}.json").write_text(json.dumps(result), encoding="utf-8")
 

@@ -23,6 +23,7 @@ importing the script):
         "peers": ["trl", "gensim==4.4.0"],      # packages of the other sides; versions are those of constraints.txt
         "environment": "peers",                 # name of their environment; another one if the packages conflict
         "unpinned": ["xxhash"],                 # constraints that do not hold there
+        "apart": {"litgpt": {"peers": [...]}},  # sides with an environment of their own, declared in the same way
         "together": False,                      # True: the script itself needs the peers, so it runs in there
         "data": ["alpaca_1k"],                  # folders of TRIVIUM_DATA without which it is left out
         "arguments": ["--pairs", "3"],          # for a run by name; "{data}" stands for TRIVIUM_DATA
@@ -76,7 +77,7 @@ def save(
     record = {
         "workload": named(Path(script).resolve()) + (f"-{variant}" if variant else ""),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(word).name if Path(word).is_absolute() else word for word in sys.argv],
         "commit": _commit(),
         "machine": machine(),
         "versions": {"ours": versions(), **_their_versions(Path(script), peer_python)},

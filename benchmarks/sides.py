@@ -152,6 +152,9 @@ def take_turns(
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--peers", nargs="+", choices=peers, default=peers)
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has transformers")
+    parser.add_argument(
+        "--python-of", nargs=2, action="append", default=[], metavar=("SIDE", "PATH"), help="of one side"
+    )
     parser.add_argument("--out", type=Path, help="file of the figures, see record.py")
     parser.add_argument("--note", default="", help="what a reader of the figures must know")
     parser.add_argument("--side", choices=["ours", *peers], help=argparse.SUPPRESS)
@@ -194,7 +197,8 @@ def _measure(measure: Callable[[str, Path, int], Measured], arguments: argparse.
 
 def _run(script: str, side: str, arguments: argparse.Namespace) -> Measured:
     """One measurement in a process of its own."""
-    python = sys.executable if side.startswith("ours") else arguments.peer_python
+    apart = dict(arguments.python_of)
+    python = sys.executable if side.startswith("ours") else apart.get(side, arguments.peer_python)
     command = [python, script, "--side", side, "--folder", str(arguments.folder), "--steps", str(arguments.steps)]
     command += arguments.flags
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

@@ -10,12 +10,14 @@ A page asks for it with a comment on a line of its own:
     <!-- generated: presets -->             the shapes a model can start from
     <!-- generated: families -->            the families of models, their presets and heads
     <!-- generated: decisions -->           the pages of docs/decisions
+    <!-- generated: benchmarks -->          table and plot of the files in benchmarks/results
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -163,6 +165,18 @@ def decisions(_: str) -> str:
     return "\n".join(f"* [{title}]({page.name})" for page, title in zip(pages, titles, strict=True))
 
 
+def benchmarks(_: str) -> str:
+    """What benchmarks/results holds: the plot, and the table."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    sys.path.insert(0, str(folder))
+    try:
+        import record  # its modules find each other as scripts do
+    finally:
+        sys.path.remove(str(folder))
+    found = record.read(record.RESULTS)
+    return f"{record.plot(found)}\n{record.table(found)}" if found else "Nothing has been published yet."
+
+
 GENERATORS: dict[str, Callable[[str], str]] = {
     "settings": settings,
     "components": components,
@@ -170,4 +184,5 @@ GENERATORS: dict[str, Callable[[str], str]] = {
     "presets": presets,
     "families": families,
     "decisions": decisions,
+    "benchmarks": benchmarks,
 }
