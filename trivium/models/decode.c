@@ -37,8 +37,9 @@ typedef struct {
 } Norm;
 
 typedef struct {
-    Norm attention_norm, mlp_norm;
-    const float *query_norm, *key_norm; /* [C], NULL where heads are not normalised */
+    Norm attention_norm, mlp_norm;             /* weight NULL where there is none */
+    Norm attention_output_norm, mlp_output_norm; /* of what the branches add */
+    const float *query_norm, *key_norm; /* NULL where there is none */
     Product together, output, gate, up, down; /* gate.weight NULL where the MLP has none */
     const float *cosine, *sine; /* [T, turned], [T, turned / 2]; NULL where nothing turns */
     float *keys, *values;       /* [rows, K, room, C] of the cache */
@@ -47,8 +48,9 @@ typedef struct {
 
 typedef struct {
     int64_t layers, width, queries, key_heads, head, turned, room;
-    int64_t rms, activation;
-    float eps, scale;
+    int64_t whole_heads; /* queries and keys are normalised before they are cut into heads */
+    int64_t rms, activation, parallel; /* parallel: both branches read what the block reads */
+    float eps, scale, softcap;         /* softcap: bound on the scores of attention, 0 for none */
     const Layer *layer;
 } Model;
 
@@ -187,6 +189,10 @@ static void share(int64_t count, int me, int threads, int64_t *from, int64_t *to
 }
 
 static void normalise(const float *x, const Norm *norm, int64_t width, float eps, int64_t rms, float *out) {
+    if (!norm->weight) {
+        if (out != x) memcpy(out, x, width * sizeof(float));
+        return;
+    }
     double sum = 0, squares = 0;
     if (!rms) {
         for (int64_t i = 0; i < width; i++) sum += x[i];
@@ -203,6 +209,10 @@ static void normalise(const float *x, const Norm *norm, int64_t width, float eps
     for (; i < width; i++) squares += (x[i] - mean) * (x[i] - mean);
     const float inverse = 1.0f / sqrtf((float)(squares / width) + eps);
     for (i = 0; i < width; i++) out[i] = (x[i] - mean) * inverse * norm->weight[i] + (norm->bias ? norm->bias[i] : 0.0f);
+}
+
+static void add(float *to, const float *from, int64_t count) {
+    for (int64_t i = 0; i < count; i++) to[i] += from[i];
 }
 
 static void turn(float *x, const float *cosine, const float *sine, int64_t turned) {
@@ -229,11 +239,14 @@ INLINE void dots(const float *query, const float *keys, int64_t head, float scal
 
 /* One query [head] over `count` keys and values [count, head]; scores: room for them. */
 static void attend(const float *query, const float *keys, const float *values, int64_t count, int64_t head, float scale,
-                   float *scores, float *out) {
+                   float softcap, float *scores, float *out) {
     float largest = -INFINITY;
     int64_t n = 0;
     for (; n + 4 <= count; n += 4) dots(query, keys + n * head, head, scale, scores + n, 4);
     for (; n < count; n++) dots(query, keys + n * head, head, scale, scores + n, 1);
+    if (softcap) /* tanh u = 1 - 2 / (1 + e^2u); scores has room for whole vectors */
+        for (n = 0; n < count; n += LANES)
+            *(vec *)(scores + n) = softcap * (1.0f - 2.0f / (1.0f + exponential(load(scores + n) * (2.0f / softcap))));
     for (n = 0; n < count; n++)
         if (!(scores[n] <= largest)) largest = scores[n]; /* so that NaN stays */
     const int64_t padded = (count + LANES - 1) / LANES * LANES;
@@ -261,13 +274,14 @@ static void attend(const float *query, const float *keys, const float *values, i
 }
 
 /* hidden [tokens, width] in place; row and place: of each token in the cache, each row's tokens in ascending order.
- * scratch: tokens * (width + together + queries * head + 2 * inner) + threads * (room + LANES) floats. */
+ * scratch: tokens * (2 * width + together + queries * head + 2 * inner) + threads * (room + LANES) floats. */
 void trivium_decode(const Model *model, int64_t threads, int64_t tokens, float *hidden, const int64_t *row,
                     const int64_t *place, int64_t inner_width, float *scratch) {
     const Model m = *model;
     const int64_t wide = (m.queries + 2 * m.key_heads) * m.head, across = m.queries * m.head;
     const int64_t group = m.queries / m.key_heads;
-    float *normed = scratch, *made = normed + tokens * m.width, *mixed = made + tokens * wide;
+    float *normed = scratch, *added = normed + tokens * m.width, *made = added + tokens * m.width;
+    float *mixed = made + tokens * wide;
     float *inner = mixed + tokens * across, *gate = inner + tokens * inner_width, *spare = gate + tokens * inner_width;
 #pragma omp parallel num_threads(threads)
     {
@@ -283,17 +297,26 @@ void trivium_decode(const Model *model, int64_t threads, int64_t tokens, float *
             share(blocks_of(&l->together), me, all_threads, &from, &to);
             multiply(&l->together, tokens, normed, m.width, made, wide, from, to);
 #pragma omp barrier
+            const Norm query_norm = {l->query_norm, 0}, key_norm = {l->key_norm, 0};
+            if (l->query_norm && m.whole_heads) {
+                share(tokens, me, all_threads, &from, &to);
+                for (int64_t t = from; t < to; t++) {
+                    float *query = made + t * wide, *key = query + across;
+                    normalise(query, &query_norm, across, m.eps, 1, query);
+                    normalise(key, &key_norm, m.key_heads * m.head, m.eps, 1, key);
+                }
+#pragma omp barrier
+            }
             share(tokens * m.key_heads, me, all_threads, &from, &to);
             for (int64_t item = from; item < to; item++) {
                 const int64_t t = item / m.key_heads, k = item % m.key_heads;
                 float *query = made + t * wide + k * group * m.head, *key = made + t * wide + across + k * m.head;
-                const Norm query_norm = {l->query_norm, 0}, key_norm = {l->key_norm, 0};
                 for (int64_t q = 0; q < group; q++) {
                     float *own = query + q * m.head;
-                    if (l->query_norm) normalise(own, &query_norm, m.head, m.eps, 1, own);
+                    if (l->query_norm && !m.whole_heads) normalise(own, &query_norm, m.head, m.eps, 1, own);
                     if (l->cosine) turn(own, l->cosine + t * m.turned, l->sine + t * m.turned / 2, m.turned);
                 }
-                if (l->key_norm) normalise(key, &key_norm, m.head, m.eps, 1, key);
+                if (l->key_norm && !m.whole_heads) normalise(key, &key_norm, m.head, m.eps, 1, key);
                 if (l->cosine) turn(key, l->cosine + t * m.turned, l->sine + t * m.turned / 2, m.turned);
                 const int64_t at = ((row[t] * m.key_heads + k) * m.room + place[t]) * m.head;
                 memcpy(l->keys + at, key, m.head * sizeof(float));
@@ -306,18 +329,19 @@ void trivium_decode(const Model *model, int64_t threads, int64_t tokens, float *
                 const int64_t at = ((row[t] * m.key_heads + k) * m.room + first) * m.head;
                 for (int64_t q = k * group; q < (k + 1) * group; q++)
                     attend(made + t * wide + q * m.head, l->keys + at, l->values + at, last - first, m.head, m.scale,
-                           scores, mixed + t * across + q * m.head);
+                           m.softcap, scores, mixed + t * across + q * m.head);
             }
 #pragma omp barrier
             share(blocks_of(&l->output), me, all_threads, &from, &to);
-            multiply(&l->output, tokens, mixed, across, normed, m.width, from, to);
-            for (int64_t t = 0; t < tokens; t++)
-                for (int64_t i = from * LANES; i < to * LANES && i < m.width; i++)
-                    hidden[t * m.width + i] += normed[t * m.width + i];
+            multiply(&l->output, tokens, mixed, across, added, m.width, from, to);
 #pragma omp barrier
             share(tokens, me, all_threads, &from, &to);
-            for (int64_t t = from; t < to; t++)
-                normalise(hidden + t * m.width, &l->mlp_norm, m.width, m.eps, m.rms, normed + t * m.width);
+            for (int64_t t = from; t < to; t++) {
+                float *stream = hidden + t * m.width, *branch = added + t * m.width;
+                normalise(branch, &l->attention_output_norm, m.width, m.eps, m.rms, branch);
+                if (!m.parallel) add(stream, branch, m.width);
+                normalise(stream, &l->mlp_norm, m.width, m.eps, m.rms, normed + t * m.width);
+            }
 #pragma omp barrier
             const int64_t width = l->up.outputs;
             share(blocks_of(&l->up), me, all_threads, &from, &to);
@@ -340,10 +364,14 @@ void trivium_decode(const Model *model, int64_t threads, int64_t tokens, float *
 #pragma omp barrier
             share(blocks_of(&l->down), me, all_threads, &from, &to);
             multiply(&l->down, tokens, inner, width, normed, m.width, from, to);
-            for (int64_t t = 0; t < tokens; t++)
-                for (int64_t i = from * LANES; i < to * LANES && i < m.width; i++)
-                    hidden[t * m.width + i] += normed[t * m.width + i];
 #pragma omp barrier
+            share(tokens, me, all_threads, &from, &to);
+            for (int64_t t = from; t < to; t++) {
+                float *stream = hidden + t * m.width, *branch = normed + t * m.width;
+                normalise(branch, &l->mlp_output_norm, m.width, m.eps, m.rms, branch);
+                if (m.parallel) add(stream, added + t * m.width, m.width);
+                add(stream, branch, m.width);
+            } /* the next block begins with the same rows, so nobody has to wait */
         }
     }
 }

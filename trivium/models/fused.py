@@ -220,8 +220,7 @@ def _native() -> bool:
 
 
 def _fuse(model: Transformer, state: tuple[Any, ...]) -> Fused:
-    suits = (_fusible(block) and NativeBlocks.suits(cast("Block", block), model.config) for block in model.blocks)
-    native = _native() and all(suits)
+    native = _native() and all(NativeBlocks.suits(block, model.config) and _usual(block) for block in model.blocks)
     eight = any(_direct(part) for part in model.modules())
     if native:
         blocks: NativeBlocks | FusedBlocks = NativeBlocks(model)
@@ -236,14 +235,16 @@ def _fuse(model: Transformer, state: tuple[Any, ...]) -> Fused:
 
 
 def _fusible(block: nn.Module) -> bool:
-    """Whether a block does nothing but the usual, with plain or quantised weights."""
+    """Whether `FusedBlock` computes what a block does."""
     if type(block) is not Block or block.cross is not None or block.slots is not None or block.mlp is None:
         return False
-    attention, mlp = block.attention, block.mlp
     after = (block.attention_output_norm, block.mlp_output_norm)
-    if type(attention) is not Attention or any(type(norm) is not nn.Identity for norm in after):
-        return False
-    linear = [part for part in (*attention.children(), *mlp.children()) if isinstance(part, nn.Linear)]
+    return type(block.attention) is Attention and all(type(norm) is nn.Identity for norm in after) and _usual(block)
+
+
+def _usual(block: nn.Module) -> bool:
+    """Whether its weights are plain, or all quantised for generation."""
+    linear = [part for part in block.modules() if isinstance(part, nn.Linear)]
     plain = all(type(part) is Linear and part.weight.dtype == torch.float32 for part in linear)
     return plain or all(_direct(part) for part in linear)
 

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 
 from trivium.models.attention import CachedAttention, LayerPlan, Plan
 from trivium.models.config import ModelConfig
-from trivium.models.layers import Block, GatedMLP, PlainMLP, RMSNorm
+from trivium.models.layers import Attention, Block, GatedMLP, ParallelBlock, PlainMLP, RMSNorm
 from trivium.models.quantized import QuantizedLinear, dense_weight, int8_codes
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ _SOURCE = Path(__file__).with_name("decode.c")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 _ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 """In the order of the enumeration in decode.c."""
+_NORMS = ("attention_norm", "mlp_norm", "attention_output_norm", "mlp_output_norm")
+"""Of a block; some have only two of them."""
 _MOST_TOKENS = 256
 """Of a call; for more of them torch's products are as fast."""
 
@@ -60,7 +63,7 @@ class _Norm(ctypes.Structure):
 
 class _Layer(ctypes.Structure):
     _fields_ = (
-        *((name, _Norm) for name in ("attention_norm", "mlp_norm")),
+        *((name, _Norm) for name in _NORMS),
         *((name, ctypes.c_void_p) for name in ("query_norm", "key_norm")),
         *((name, _Product) for name in ("together", "output", "gate", "up", "down")),
         *((name, ctypes.c_void_p) for name in ("cosine", "sine", "keys", "values")),
@@ -71,8 +74,8 @@ class _Layer(ctypes.Structure):
 class _Model(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("layers", "width", "queries", "key_heads", "head", "turned", "room")),
-        *((name, ctypes.c_int64) for name in ("rms", "activation")),
-        *((name, ctypes.c_float) for name in ("eps", "scale")),
+        *((name, ctypes.c_int64) for name in ("whole_heads", "rms", "activation", "parallel")),
+        *((name, ctypes.c_float) for name in ("eps", "scale", "softcap")),
         ("layer", ctypes.c_void_p),
     )
 
@@ -214,25 +217,35 @@ class NativeBlocks:
             key_heads=config.num_kv_heads,
             head=config.head_dim,
             turned=config.rotary_dim,
+            whole_heads=config.query_key_norm != "head",
             rms=config.norm == "rmsnorm",
             activation=_ACTIVATIONS.index(config.activation),
+            parallel=config.parallel != "none",
             eps=config.norm_eps,
+            softcap=config.attention_softcap or 0.0,
             scale=config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale,
             layer=ctypes.addressof(self._layers),
         )
 
     @staticmethod
-    def suits(block: Block, config: ModelConfig) -> bool:
-        """Whether the kernel computes a block of the usual parts: it has the shape and the norms it knows."""
-        attention = block.attention
-        widths = (attention.query, config.num_heads), (attention.key, config.num_kv_heads)
+    def suits(block: nn.Module, config: ModelConfig) -> bool:
+        """Whether the kernel computes what the block does: it has its parts in shapes and with norms that are known."""
+        if type(block) not in (Block, ParallelBlock) or config.activation not in _ACTIVATIONS:
+            return False
+        assert isinstance(block, Block)
+        attention, mlp = block.attention, block.mlp
+        if block.cross is not None or block.slots is not None or type(mlp) not in (GatedMLP, PlainMLP):
+            return False
+        assert isinstance(mlp, GatedMLP | PlainMLP)
+        widths = (
+            (attention.query, config.num_heads * config.head_dim),
+            (attention.key, config.num_kv_heads * config.head_dim),
+            (mlp.up, config.intermediate_size),
+        )
         return (
-            all(type(norm) in (RMSNorm, nn.LayerNorm) for norm in (block.attention_norm, block.mlp_norm))
-            and all(layer.out_features == count * config.head_dim for layer, count in widths)
-            and isinstance(block.mlp, GatedMLP | PlainMLP)
-            and block.mlp.up.out_features == config.intermediate_size
-            and config.activation in _ACTIVATIONS
-            and (attention.query_norm is None or attention.norms_heads)
+            type(attention) is Attention
+            and all(type(getattr(block, name)) in (RMSNorm, nn.LayerNorm, nn.Identity, NoneType) for name in _NORMS)
+            and all(layer.out_features == width for layer, width in widths)
         )
 
     def _fill(self, layer: _Layer, block: Block) -> None:
@@ -248,7 +261,12 @@ class NativeBlocks:
             products["gate"] = NativeProduct.of(mlp.gate)
         for name, product in products.items():
             setattr(layer, name, product.raw)
-        layer.attention_norm, layer.mlp_norm = self._norm(block.attention_norm), self._norm(block.mlp_norm)
+        for name in _NORMS:
+            norm = getattr(block, name)
+            if norm is None:  # both branches have the first one
+                norm = block.attention_norm
+            if not isinstance(norm, nn.Identity):
+                setattr(layer, name, self._norm(norm))
         if attention.query_norm is not None and attention.key_norm is not None:
             layer.query_norm = self._norm(attention.query_norm).weight
             layer.key_norm = self._norm(attention.key_norm).weight
@@ -279,7 +297,7 @@ class NativeBlocks:
             layer.window = layers.attend.pattern.window or 0
         tokens, threads = len(hidden), torch.get_num_threads()
         self._model.room = room = attend.cache.max_length
-        each = self._model.width + self._wide + 2 * self._inner
+        each = 2 * self._model.width + self._wide + 2 * self._inner
         scratch = hidden.new_empty(tokens * each + threads * (room + 64))
         made = hidden.clone()
         rows, places = attend.layout.sequence_ids(hidden.device), plan.positions.contiguous()
@@ -296,7 +314,6 @@ def _suits(layers: LayerPlan, hidden: Tensor) -> bool:
     return (
         isinstance(attend, CachedAttention)
         and attend.pattern.causal
-        and attend.pattern.softcap is None
         and attend.pattern.bias is None
         and 0 < len(hidden) <= _MOST_TOKENS
         and hidden.dtype == attend.cache.keys[0].dtype == torch.float32
