@@ -21,7 +21,8 @@ from trivium.core.method import Context, Method
 from trivium.core.state import Progression
 from trivium.core.trainer import Trainer
 from trivium.data.dataset import Dataset
-from trivium.drivers.session import fitted_head, load_roles, make_loader, open_data
+from trivium.drivers.roles import fitted_head, load_roles
+from trivium.drivers.session import make_loader, open_data
 from trivium.methods.clm import CausalLanguageModelling
 from trivium.methods.denoise import Denoising
 from trivium.methods.electra import Electra

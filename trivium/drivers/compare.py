@@ -200,7 +200,7 @@ class Work:
         """Raises what a run of this contender would be refused for."""
         from trivium.combinations import refuse_wrong_combinations
         from trivium.config import resolve
-        from trivium.drivers.session import what_is_held
+        from trivium.drivers.roles import what_is_held
         from trivium.tokenizers.tokenizer import Tokenizer
 
         try:

@@ -25,7 +25,7 @@ PROBE_FROM, PROBE_TO = 3, 8
 
 def session_forecast(session: Session, *, seconds_per_update: float | None = None) -> Forecast:
     """The forecast for an open session."""
-    from trivium.drivers.session import held_by, shares_weights
+    from trivium.drivers.roles import held_by, shares_weights
 
     roles, resolved = session.trainer.engine.roles, session.resolved
     policy, trainable = roles["policy"].module, 0

@@ -253,7 +253,7 @@ def held(resolved: ResolvedRecipe, config: ModelConfig) -> Held:
     """What the policy holds; only transforms need torch to be counted."""
     if not resolved.transforms:
         return Held()
-    from trivium.drivers.session import what_is_held
+    from trivium.drivers.roles import what_is_held
     from trivium.tokenizers.tokenizer import Tokenizer
 
     folder = Path(resolved.recipe.tokenizer or resolved.recipe.model.path or "")
