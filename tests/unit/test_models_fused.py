@@ -233,6 +233,29 @@ def test_scores_that_are_no_numbers_stay_so() -> None:
         assert model(torch.tensor([3]), Layout((1,)), cache=cache).isnan().all()
 
 
+@needs_compiler
+def test_several_threads_share_a_model() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = tiny("llama-1m")
+    prompts = [[number + 1, 2, 3] for number in range(8)]
+
+    def run(cache: KVCache, number: int) -> torch.Tensor:
+        with torch.no_grad():
+            parts = [model(torch.tensor(prompts[number]), Layout((3,)), cache=cache)]
+            parts += [model(torch.tensor([token]), Layout((1,)), cache=cache) for token in range(5, 25)]
+        return torch.cat(parts)
+
+    def caches() -> list[KVCache]:
+        return [KVCache(model.config, rows=1, max_length=24) for _ in prompts]
+
+    with fused(model, keep=False):
+        alone = list(map(run, caches(), range(8)))
+        with ThreadPoolExecutor(4) as pool:
+            for found, expected in zip(pool.map(run, caches(), range(8)), alone, strict=True):
+                assert torch.equal(found, expected)
+
+
 WITHOUT = "import torch; from trivium.models.native import library; print(library() is None)"
 
 

@@ -224,7 +224,6 @@ class NativeBlocks:
             eps=config.norm_eps,
             softcap=config.attention_softcap or 0.0,
             scale=config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale,
-            layer=ctypes.addressof(self._layers),
         )
 
     @staticmethod
@@ -282,28 +281,30 @@ class NativeBlocks:
     def __call__(self, hidden: Tensor, plan: Plan) -> Tensor:
         """[T, D] -> [T, D]."""
         kinds = [(block, plan.sliding if block.slides else plan.full) for block in self.blocks]
-        if not all(layers is not None and _suits(layers, hidden) for layers in (plan.sliding, plan.full) if layers):
+        if not all(layers is not None and _suits(layers, hidden) for _, layers in kinds):
             for block in self.blocks:
                 hidden = block(hidden, plan)
             return hidden
         attend = next(layers.attend for _, layers in kinds if layers is not None)
         assert isinstance(attend, CachedAttention)
-        for layer, (block, layers) in zip(self._layers, kinds, strict=True):
+        # Copies, since another thread may be under way with the same model.
+        rows, model = (_Layer * len(kinds)).from_buffer_copy(self._layers), _Model.from_buffer_copy(self._model)
+        for layer, (block, layers) in zip(rows, kinds, strict=True):
             assert layers is not None and isinstance(layers.attend, CachedAttention)
             turns = layers.rotary if block.attention.turns else None
             layer.cosine, layer.sine = (None, None) if turns is None else map(_pointer, turns)
             layer.keys = attend.cache.keys[block.attention.layer].data_ptr()
             layer.values = attend.cache.values[block.attention.layer].data_ptr()
             layer.window = layers.attend.pattern.window or 0
-        tokens, threads = len(hidden), torch.get_num_threads()
-        self._model.room = room = attend.cache.max_length
-        each = 2 * self._model.width + self._wide + 2 * self._inner
+        tokens, threads, room = len(hidden), torch.get_num_threads(), attend.cache.keys[0].shape[2]
+        model.layer, model.room = ctypes.addressof(rows), room
+        each = 2 * model.width + self._wide + 2 * self._inner
         scratch = hidden.new_empty(tokens * each + threads * (room + 64))
-        made = hidden.clone()
-        rows, places = attend.layout.sequence_ids(hidden.device), plan.positions.contiguous()
+        made = hidden.clone(memory_format=torch.contiguous_format)
+        owners, places = attend.layout.sequence_ids(hidden.device), plan.positions.contiguous()
         self._library.trivium_decode(
-            *(ctypes.addressof(self._model), threads, tokens, made.data_ptr()),
-            *(rows.data_ptr(), places.data_ptr(), self._inner, scratch.data_ptr()),
+            *(ctypes.addressof(model), threads, tokens, made.data_ptr()),
+            *(owners.data_ptr(), places.data_ptr(), self._inner, scratch.data_ptr()),
         )
         return made
 
