@@ -23,6 +23,8 @@
 #define UNROLLED _Pragma("GCC unroll 16")
 
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef float narrow8 __attribute__((vector_size(32)));
+typedef float narrow4 __attribute__((vector_size(16)));
 typedef int32_t whole __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 typedef struct {
@@ -63,14 +65,21 @@ INLINE vec chosen(whole where, vec a, vec b) { return (vec)(((whole)a & where) |
 INLINE vec least(vec a, vec b) { return chosen(b < a, b, a); }
 INLINE vec most(vec a, vec b) { return chosen(b > a, b, a); }
 
+/* Halves on one another, so that several sums can be under way at once. */
 INLINE float total(vec x) {
-    /* Halves on one another, so that several sums can be under way at once. */
-    whole order;
-    UNROLLED for (int half = LANES / 2; half; half /= 2) {
-        UNROLLED for (int i = 0; i < LANES; i++) order[i] = (i + half) % LANES;
-        x += __builtin_shuffle(x, order);
-    }
-    return x[0];
+#if LANES == 16
+    narrow8 a, b;
+    memcpy(&a, &x, sizeof a);
+    memcpy(&b, (char *)&x + sizeof a, sizeof b);
+    a += b;
+#else
+    narrow8 a = x;
+#endif
+    narrow4 c, d;
+    memcpy(&c, &a, sizeof c);
+    memcpy(&d, (char *)&a + sizeof c, sizeof d);
+    c += d;
+    return (c[0] + c[2]) + (c[1] + c[3]);
 }
 
 INLINE vec exponential(vec x) {
