@@ -19,6 +19,7 @@ import torch
 from trivium.cli.checks import machine, selftest, software
 from trivium.cli.checks.findings import Check, Finding, run_check
 from trivium.cli.main import run
+from trivium.models import native
 
 Plant = Callable[[pytest.MonkeyPatch, Path], Any]
 
@@ -108,6 +109,13 @@ FAULTS: dict[str, tuple[Check, Plant, str, str, str]] = {
         "fail",
         "pydantic needs pydantic-core",
         "pip install 'pydantic-core",
+    ),
+    "no kernel for decoding": (
+        software.check_decoding,
+        attribute(native, "library", lambda: None),
+        "warn",
+        "third of the speed",
+        "C compiler",
     ),
     "file that hides a package": (software.check_shadowing, hiding_file, "fail", "hides", "rename tokenizers.py"),
     "torch that does not load": (

@@ -197,6 +197,21 @@ def check_compiler(runs: Path) -> Iterator[Finding]:
         yield Finding("compiler", "ok", f"{compiler} with Python's headers")
 
 
+def check_decoding(runs: Path) -> Iterator[Finding]:
+    """The kernel that writes text on a CPU; without it generation works, only slower."""
+    from trivium.models.native import library
+
+    if library() is not None:
+        yield Finding("decoding", "ok", "the kernel in C is compiled and computes what torch does")
+    elif os.environ.get("TRIVIUM_NATIVE") == "0":
+        yield Finding("decoding", "ok", "torch's operators, as TRIVIUM_NATIVE=0 asks")
+    else:
+        fix = "install a C compiler with OpenMP (apt install gcc, or the like), or name one in CC"
+        yield Finding(
+            "decoding", "warn", "the kernel in C cannot be compiled: text is written at a third of the speed", fix
+        )
+
+
 def check_extras(runs: Path) -> Iterator[Finding]:
     """Packages that only some data or settings need."""
     missing = {name: extra for name, extra in EXTRAS.items() if importlib.util.find_spec(name) is None}
@@ -226,6 +241,7 @@ CHECKS: tuple[Check, ...] = (
     check_shadowing,
     check_torch,
     check_compiler,
+    check_decoding,
     check_extras,
     check_text,
 )
