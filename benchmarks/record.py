@@ -10,7 +10,8 @@ A script measures as it likes and ends with one call:
 `runs` has one list for each side, in the order measured; the n-th of one side was measured beside the n-th of every
 other one, so the sides must take turns. The first side is ours, the others are peers. `better` names the figures that
 are compared, and whether "more" or "less" of each is better; whatever else a measurement holds is kept as well. A ratio
-is ours / theirs of the medians; its spread goes from the least to the largest ratio of a pair. A benchmark that
+is ours / theirs of the medians; its spread goes from the least to the largest ratio of a pair. Sides whose names begin
+with `ours` are settings of ours: peers are compared with the best of them. A benchmark that
 compares nothing gives what it found as `result` instead.
 
 The file goes to `out`, by default to runs/benchmarks/<workload>-<date>.json. `python benchmarks --table` and
@@ -90,9 +91,7 @@ def save(
             if number < len((runs or {})[side])
             for found in ((runs or {})[side][number],)
         ],
-        "ratios": [
-            row for peer in sides[1:] for row in _ratios((runs or {})[sides[0]], (runs or {})[peer], peer, better)
-        ],
+        "ratios": ratios(runs or {}, better or {}),
         "result": result,
     }
     target = out or ROOT / "runs" / "benchmarks" / f"{record['workload']}-{time.strftime('%Y%m%d-%H%M%S')}.json"
@@ -104,18 +103,33 @@ def save(
     return record
 
 
-def _ratios(
-    ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, float]], peer: str, better: Better | None
+def ratios(runs: Runs, better: Better) -> list[dict[str, Any]]:
+    """A row for each peer and each compared figure that both sides have."""
+    if not better:
+        return []
+    sides = list(runs)
+    settings = [side for side in sides if side == sides[0] or side.startswith("ours")]
+    first, direction = next(iter(better.items()))
+    best = (max if direction == "more" else min)(
+        settings, key=lambda side: statistics.median(run[first] for run in runs[side])
+    )
+    return [
+        row for peer in sides if peer not in settings for row in _beside(runs[best], runs[peer], best, peer, better)
+    ]
+
+
+def _beside(
+    ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, float]], side: str, peer: str, better: Better
 ) -> list[dict[str, Any]]:
-    """A row for each compared figure that both sides have."""
     found = []
-    for figure, direction in (better or {}).items():
+    for figure, direction in better.items():
         mine, other = ([run[figure] for run in runs if figure in run] for runs in (ours, theirs))
         if not mine or not other:
             continue
         pairs = [a / b for a, b in zip(mine, other, strict=False)]
         found.append(
             {
+                "side": side,
                 "peer": peer,
                 "figure": figure,
                 "better": direction,
@@ -164,7 +178,8 @@ def plot(records: Sequence[Mapping[str, Any]]) -> str:
         else (1 / row["most"], 1 / row["ratio"], 1 / row["least"])
         for _, row in rows
     ]
-    left, width, height = 330, 420, 22
+    names = [f"{record['workload']}: {row['figure'].replace('_', ' ')}, {row['peer']}" for record, row in rows]
+    left, width, height = 24 + 7 * max(map(len, names), default=0), 420, 22
     ends = [value for span in spans for value in span] + [0.9, 2.0]
     low, high = math.log2(min(ends)) - 0.1, math.log2(max(ends)) + 0.1
 
@@ -184,11 +199,10 @@ def plot(records: Sequence[Mapping[str, Any]]) -> str:
         bold = ' stroke-width="2"' if mark == 1 else ' stroke-opacity="0.35"'
         parts.append(f'<line x1="{x(mark)}" x2="{x(mark)}" y1="22" y2="{bottom}" stroke="#777"{bold}/>')
         parts.append(f'<text x="{x(mark)}" y="{bottom + 14}" text-anchor="middle">{mark:g}x</text>')
-    for number, ((record, row), (least, ratio, most)) in enumerate(zip(rows, spans, strict=True)):
+    for number, (name, (least, ratio, most)) in enumerate(zip(names, spans, strict=True)):
         y = 36 + height * number
         color = "#3f51b5" if ratio >= 1 else "#c2410c"
-        name = _escape(f"{record['workload']}: {row['figure'].replace('_', ' ')}, {row['peer']}")
-        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{name}</text>')
+        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{_escape(name)}</text>')
         parts.append(f'<line x1="{x(least)}" x2="{x(most)}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="3"/>')
         parts.append(f'<circle cx="{x(ratio)}" cy="{y}" r="5" fill="{color}"/>')
         parts.append(f'<text x="{max(x(most), x(ratio)) + 9}" y="{y + 4}">{ratio:.2f}</text>')

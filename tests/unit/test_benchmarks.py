@@ -53,6 +53,27 @@ def test_a_record_has_every_measurement_the_machine_and_the_ratios(record, tmp_p
     assert (other["peer"], other["figure"], other["ratio"]) == ("other", "seconds", 2.0)
 
 
+def test_peers_are_compared_with_the_best_setting_of_ours(record) -> None:
+    runs = {
+        "ours": [{"rate": 2.0}, {"rate": 2.0}],
+        "ours_compiled": [{"rate": 3.0}, {"rate": 5.0}],
+        "peer": [{"rate": 2.0}, {"rate": 2.0}],
+    }
+    (row,) = record.ratios(runs, {"rate": "more"})
+    assert (row["side"], row["peer"], row["ratio"], row["least"], row["most"]) == ("ours_compiled", "peer", 2, 1.5, 2.5)
+    (row,) = record.ratios(runs, {"rate": "less"})
+    assert (row["side"], row["ratio"]) == ("ours", 1)
+    assert record.ratios(runs, {}) == []
+
+
+def test_what_is_published_names_no_folder_of_a_machine(record) -> None:
+    found = record.read(record.RESULTS)
+    assert found
+    for each in found:
+        assert not [word for word in each["command"] if word.startswith("/")], each["workload"]
+        assert each["ratios"]
+
+
 def test_the_table_and_the_plot_show_them(record, tmp_path: Path) -> None:
     one = saved(record, tmp_path)
     assert "| shelf | peer | seconds, less is better | 2 | 4 | 0.50 (0.25 to 1.00) | 3 |" in record.table([one])
@@ -74,7 +95,7 @@ def test_the_newest_of_a_workload_counts(record, tmp_path: Path) -> None:
 def test_every_script_declares_how_it_is_started(record) -> None:
     import peers
 
-    known = {"peers", "environment", "unpinned", "together", "data", "arguments"}
+    known = {"peers", "apart", "environment", "unpinned", "together", "data", "arguments"}
     found = {name: peers.declared(script) for name, script in peers.workloads().items()}
     assert {"pretrain", "sft", "dedup", "pipeline"} <= set(found)
     assert not {name: set(each) - known for name, each in found.items() if set(each) - known}
