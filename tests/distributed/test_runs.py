@@ -67,8 +67,15 @@ def test_a_run_continues_on_other_numbers_of_ranks_and_engines(world: dict[str, 
     compare(run(world, "moved", ranks=3, engine={"name": "fsdp2"}), reference)
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("transform", ["prompt_tuning", "prefix_tuning", "p_tuning"])
+ALWAYS = {("prompt_tuning", "fsdp2"), ("prefix_tuning", "ddp"), ("p_tuning", "fsdp2")}
+EVERYWHERE = [
+    pytest.param(transform, engine, marks=[pytest.mark.slow] * ((transform, engine) not in ALWAYS))
+    for transform in ("prompt_tuning", "prefix_tuning", "p_tuning")
+    for engine in ("ddp", "fsdp2")
+]
+
+
+@pytest.mark.parametrize(("transform", "engine"), EVERYWHERE)
 def test_virtual_tokens_train_on_two_ranks_like_on_one(world: dict[str, Any], engine: str, transform: str) -> None:
     base = Path(world["runs"]) / "base" / "final"
     if not base.exists():

@@ -220,6 +220,8 @@ class Terminal:
             stderr=slave,
             cwd=ROOT,
             start_new_session=True,
+            # A test run in the background of a shell ignores Ctrl-C, and so would the programs it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(slave)
         self.seen = ""
