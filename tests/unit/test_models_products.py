@@ -101,7 +101,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, length: int, scal
     return F.scaled_dot_product_attention(*parts, is_causal=True, scale=scale).transpose(1, 2).reshape(query.shape)
 
 
-@pytest.mark.parametrize(("rows", "length", "scale"), [(3, 23, None), (1, 16, 0.7), (4, 8, None), (2, 40, None)])
+@pytest.mark.parametrize(("rows", "length", "scale"), [(3, 23, None), (2, 16, 0.7), (4, 8, None), (2, 40, None)])
 def test_attention_by_blocks(rows: int, length: int, scale: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blockwise, "QUERIES", 8)
     monkeypatch.setattr(blockwise, "SHORTEST", 1)
@@ -147,3 +147,10 @@ def test_compiled_attention_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.autograd.grad(mine.sum(), inputs), torch.autograd.grad(theirs.sum(), inputs), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_alone_is_not_done_by_blocks() -> None:
+    length = blockwise.SHORTEST
+    one, two = (torch.zeros(rows * length, 2, 4) for rows in (1, 2))
+    assert not blockwise.suits(one, one, length)
+    assert blockwise.suits(two, two, length)

@@ -2,9 +2,9 @@
 
 torch's kernel for the CPU multiplies matrices of one head each, which are too small for the library of matrix products
 at the usual widths of heads. Here those of all heads of some rows are one call, over a block of queries and the keys it
-may see: a quarter to a third less time at widths of 32 and 64 and rows of about 512 tokens. Shorter rows have too
-little to do in a block, and the scores of longer ones leave the cache: neither gains. Nothing but the inputs is kept
-for the derivative. First derivatives only.
+may see: a quarter to a third less time at widths of 32 and 64 and some rows of about 512 tokens. Shorter rows and a
+single one have too little to do in a block, and the scores of longer ones leave the cache: none of these gains. Nothing
+but the inputs is kept for the derivative. First derivatives only.
 
 Shapes: T tokens, H heads, C width of one head; B heads of some rows, n queries in a block, N keys up to its end.
 """
@@ -27,9 +27,10 @@ SHORTEST, LONGEST = 384, 768
 
 
 def suits(query: Tensor, key: Tensor, length: int) -> bool:
-    """Whether causal attention of rows of `length` tokens is faster by blocks: in training, without grouped heads."""
+    """Whether causal attention of rows of `length` is faster by blocks: several, in training, without grouped heads."""
     return (
         SHORTEST <= length <= LONGEST
+        and len(query) > length
         and query.device.type == "cpu"
         and query.dtype in (torch.float32, torch.float64)
         and query.shape == key.shape
