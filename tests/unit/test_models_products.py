@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -41,52 +42,55 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @callable_here
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_linear_layer(bias: bool, onednn: list[int]) -> None:
-    x, weight, shift = random(40, 24), random(17, 24, seed=1), random(17, seed=2) if bias else None
+    x, weight, shift = random(64, 24), random(17, 24, seed=1), random(17, seed=2) if bias else None
     wanted = [each for each in (x, weight, shift) if each is not None]
-    upstream = random(40, 17, seed=3).detach()
+    upstream = random(64, 17, seed=3).detach()
     mine, theirs = products.linear(x, weight, shift), F.linear(x, weight, shift)
     torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
     pairs = zip(*(torch.autograd.grad(each, wanted, upstream) for each in (mine, theirs)), strict=True)
     for one, other in pairs:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    assert onednn == [40, 40]  # forwards, and backwards to the inputs
+    assert onednn == [64, 64]  # forwards, and backwards to the inputs
 
 
 @callable_here
 def test_what_is_frozen_keeps_and_computes_nothing(onednn: list[int]) -> None:
     kept: list[Tensor] = []
-    x, weight = random(40, 24), random(17, 24, seed=1)
+    x, weight = random(64, 24), random(17, 24, seed=1)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         products.linear(x, weight.detach()).sum().backward()
         assert [tuple(each.shape) for each in kept] == [(17, 24)]
         kept.clear()
         products.linear(x.detach(), weight).sum().backward()
-        assert [tuple(each.shape) for each in kept] == [(40, 24)]
-    assert onednn == [40, 40, 40]
+        assert [tuple(each.shape) for each in kept] == [(64, 24)]
+    assert onednn == [64, 64, 64]
 
 
 @callable_here
 def test_few_tokens_other_types_and_autocast_are_left_to_torch(onednn: list[int]) -> None:
     weight = random(17, 24, seed=1)
     products.linear(random(4, 24), weight)
-    products.linear(random(40, 24, dtype=torch.float64), random(17, 24, dtype=torch.float64))
+    products.linear(random(1000, 24), weight)  # a number that will hardly return
+    products.linear(random(64, 24, dtype=torch.float64), random(17, 24, dtype=torch.float64))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert products.linear(random(40, 24), weight).dtype == torch.bfloat16
+        assert products.linear(random(64, 24), weight).dtype == torch.bfloat16
     assert not onednn
+    products.linear(random(2001, 24), weight)
+    assert onednn == [2001]
 
 
 @callable_here
 def test_a_product_with_a_matrix(onednn: list[int]) -> None:
-    x, matrix = random(40, 24).detach(), random(24, 9, seed=1).detach()
+    x, matrix = random(64, 24).detach(), random(24, 9, seed=1).detach()
     torch.testing.assert_close(products.product(x, matrix), x @ matrix, rtol=1e-4, atol=1e-4)
-    assert onednn == [40]
+    assert onednn == [64]
 
 
 @callable_here
 @pytest.mark.slow
 def test_compiled_layers_use_it_too(onednn: list[int]) -> None:
     layer = nn.Sequential(nn.Linear(24, 17), nn.SiLU())
-    x, weight = random(40, 24), layer[0].weight
+    x, weight = random(64, 24), layer[0].weight
     compiled = torch.compile(lambda x: F.silu(products.linear(x, weight, layer[0].bias)), fullgraph=True)
     mine, theirs = compiled(x), layer(x)
     for one, other in zip(
@@ -147,6 +151,15 @@ def test_compiled_attention_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.autograd.grad(mine.sum(), inputs), torch.autograd.grad(theirs.sum(), inputs), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_training_keeps_few_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    products.keep_few_kernels()
+    assert int(os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) < 100
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "500")
+    products.keep_few_kernels()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "500"
 
 
 def test_a_row_alone_is_not_done_by_blocks() -> None:

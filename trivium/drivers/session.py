@@ -32,6 +32,7 @@ from trivium.drivers.word_vectors import open_word_vectors, start_embeddings
 from trivium.errors import ConfigError
 from trivium.models.allocator import keep_freed_memory
 from trivium.models.config import ModelConfig
+from trivium.models.products import keep_few_kernels
 from trivium.recipe import Recipe, SamplePrompt, Source
 from trivium.threads import use_threads
 from trivium.tokenizers.tokenizer import Tokenizer
@@ -216,6 +217,7 @@ def set_up_torch(recipe: Recipe, processes: Processes) -> None:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     use_threads(recipe.train.threads or max(1, cores // local))
+    keep_few_kernels()
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Filling fresh memory would find reads of it, which this package does not make, and costs time.

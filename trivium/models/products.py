@@ -10,6 +10,7 @@ Shapes: T tokens, I inputs, O outputs.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,20 @@ ONEDNN = _prefers_onednn()
 """Decided by the kind of processor, not by a measurement: a resumed run must compute what it would have computed."""
 PLAIN = (Tensor, nn.Parameter)
 """Types of weights that are whole, not sharded."""
-_LEAST = 32
-"""Tokens from which on it pays; fewer are a matter of reading the weights."""
+_LEAST, _MANY, _COMMON = 32, 1024, 64
+"""Tokens from which on it pays: fewer are a matter of reading the weights. oneDNN compiles a kernel for each number of
+tokens it meets, in about a millisecond; up to _MANY only numbers that are likely to return, multiples of _COMMON, win
+that back (the experts of a mixture, each with another number in every step, took twice as long)."""
+_KERNELS = "32"
+"""Compiled kernels that oneDNN keeps. Runs whose updates differ in length never meet most of them again, and its
+default of a thousand is some hundred MiB of them."""
 _LONGEST = 16384
 """Longest sum; beyond it MKL is faster."""
+
+
+def keep_few_kernels() -> None:
+    """For training; heeded where oneDNN has not computed anything yet."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KERNELS)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -65,7 +76,7 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
         x.dim() == 2
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
-        and x.shape[0] >= _LEAST
+        and (x.shape[0] >= _MANY or (x.shape[0] >= _LEAST and x.shape[0] % _COMMON == 0))
         and type(weight) in PLAIN
         and type(x) is Tensor
         and ONEDNN
