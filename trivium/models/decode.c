@@ -175,9 +175,19 @@ TILES(four, 4, 2)
 TILES(two, 2, 4)
 TILES(one, 1, 4)
 
-/* x [rows, stride] times the outputs of the blocks from..to, into out [rows, wide]. */
-static void multiply(const Product *p, int64_t rows, const float *x, int64_t stride, float *out, int64_t wide,
-                     int64_t from, int64_t to) {
+static int64_t blocks_of(const Product *p) { return (p->outputs + LANES - 1) / LANES; }
+
+/* The share of `count` things that thread `me` of `threads` does. */
+static void share(int64_t count, int me, int threads, int64_t *from, int64_t *to) {
+    *from = count * me / threads;
+    *to = count * (me + 1) / threads;
+}
+
+/* x [rows, stride] times the outputs that are the share of thread `me`, into out [rows, wide]. */
+static void multiply(const Product *p, int64_t rows, const float *x, int64_t stride, float *out, int64_t wide, int me,
+                     int threads) {
+    int64_t from, to;
+    share(blocks_of(p), me, threads, &from, &to);
     /* A few blocks at a time for all rows, while they are in the cache. */
     for (int64_t begin = from; begin < to; begin += 4) {
         int64_t end = begin + 4 < to ? begin + 4 : to;
@@ -187,14 +197,6 @@ static void multiply(const Product *p, int64_t rows, const float *x, int64_t str
         for (; row + 2 <= rows; row += 2) two(p, x + row * stride, stride, out + row * wide, wide, begin, end);
         for (; row < rows; row++) one(p, x + row * stride, stride, out + row * wide, wide, begin, end);
     }
-}
-
-static int64_t blocks_of(const Product *p) { return (p->outputs + LANES - 1) / LANES; }
-
-/* The share of `count` things that thread `me` of `threads` does. */
-static void share(int64_t count, int me, int threads, int64_t *from, int64_t *to) {
-    *from = count * me / threads;
-    *to = count * (me + 1) / threads;
 }
 
 static void normalise(const float *x, const Norm *norm, int64_t width, float eps, int64_t rms, float *out) {
@@ -282,16 +284,25 @@ static void attend(const float *query, const float *keys, const float *values, i
     }
 }
 
-/* hidden [tokens, width] in place; row and place: of each token in the cache, each row's tokens in ascending order.
- * scratch: tokens * (2 * width + together + queries * head + 2 * inner) + threads * (room + LANES) floats. */
+/* Outputs of the product that queries, keys and values are, and of the queries among them. */
+static int64_t stacked(const Model *m) { return (m->queries + 2 * m->key_heads) * m->head; }
+static int64_t queried(const Model *m) { return m->queries * m->head; }
+
+/* Floats of the scratch that trivium_decode wants. */
+int64_t trivium_scratch(const Model *m, int64_t threads, int64_t tokens) {
+    const int64_t each = 2 * m->width + stacked(m) + queried(m) + 2 * m->layer->up.outputs;
+    return tokens * each + threads * (m->room + LANES);
+}
+
+/* hidden [tokens, width] in place; row and place: of each token in the cache, each row's tokens in ascending order. */
 void trivium_decode(const Model *model, int64_t threads, int64_t tokens, float *hidden, const int64_t *row,
-                    const int64_t *place, int64_t inner_width, float *scratch) {
+                    const int64_t *place, float *scratch) {
     const Model m = *model;
-    const int64_t wide = (m.queries + 2 * m.key_heads) * m.head, across = m.queries * m.head;
+    const int64_t wide = stacked(&m), across = queried(&m), width = m.layer->up.outputs; /* the same in all layers */
     const int64_t group = m.queries / m.key_heads;
     float *normed = scratch, *added = normed + tokens * m.width, *made = added + tokens * m.width;
-    float *mixed = made + tokens * wide;
-    float *inner = mixed + tokens * across, *gate = inner + tokens * inner_width, *spare = gate + tokens * inner_width;
+    float *mixed = made + tokens * wide, *inner = mixed + tokens * across, *gate = inner + tokens * width;
+    float *spare = gate + tokens * width;
 #pragma omp parallel num_threads(threads)
     {
         const int me = omp_get_thread_num(), all_threads = omp_get_num_threads();
@@ -303,8 +314,7 @@ void trivium_decode(const Model *model, int64_t threads, int64_t tokens, float *
             for (int64_t t = from; t < to; t++)
                 normalise(hidden + t * m.width, &l->attention_norm, m.width, m.eps, m.rms, normed + t * m.width);
 #pragma omp barrier
-            share(blocks_of(&l->together), me, all_threads, &from, &to);
-            multiply(&l->together, tokens, normed, m.width, made, wide, from, to);
+            multiply(&l->together, tokens, normed, m.width, made, wide, me, all_threads);
 #pragma omp barrier
             const Norm query_norm = {l->query_norm, 0}, key_norm = {l->key_norm, 0};
             if (l->query_norm && m.whole_heads) {
@@ -341,8 +351,7 @@ void trivium_decode(const Model *model, int64_t threads, int64_t tokens, float *
                            m.softcap, scores, mixed + t * across + q * m.head);
             }
 #pragma omp barrier
-            share(blocks_of(&l->output), me, all_threads, &from, &to);
-            multiply(&l->output, tokens, mixed, across, added, m.width, from, to);
+            multiply(&l->output, tokens, mixed, across, added, m.width, me, all_threads);
 #pragma omp barrier
             share(tokens, me, all_threads, &from, &to);
             for (int64_t t = from; t < to; t++) {
@@ -352,10 +361,9 @@ void trivium_decode(const Model *model, int64_t threads, int64_t tokens, float *
                 normalise(stream, &l->mlp_norm, m.width, m.eps, m.rms, normed + t * m.width);
             }
 #pragma omp barrier
-            const int64_t width = l->up.outputs;
-            share(blocks_of(&l->up), me, all_threads, &from, &to);
-            multiply(&l->up, tokens, normed, m.width, inner, width, from, to);
-            if (l->gate.weight) multiply(&l->gate, tokens, normed, m.width, gate, width, from, to);
+            multiply(&l->up, tokens, normed, m.width, inner, width, me, all_threads);
+            if (l->gate.weight) multiply(&l->gate, tokens, normed, m.width, gate, width, me, all_threads);
+            share(blocks_of(&l->up), me, all_threads, &from, &to); /* the same outputs */
             for (int64_t t = 0; t < tokens; t++)
                 for (int64_t i = from * LANES; i < to * LANES && i < width; i += LANES) {
                     float *x = (l->gate.weight ? gate : inner) + t * width + i, *y = inner + t * width + i;
@@ -371,8 +379,7 @@ void trivium_decode(const Model *model, int64_t threads, int64_t tokens, float *
                     }
                 }
 #pragma omp barrier
-            share(blocks_of(&l->down), me, all_threads, &from, &to);
-            multiply(&l->down, tokens, inner, width, normed, m.width, from, to);
+            multiply(&l->down, tokens, inner, width, normed, m.width, me, all_threads);
 #pragma omp barrier
             share(tokens, me, all_threads, &from, &to);
             for (int64_t t = from; t < to; t++) {
@@ -388,11 +395,7 @@ void trivium_decode(const Model *model, int64_t threads, int64_t tokens, float *
 /* x [tokens, inputs] -> out [tokens, outputs]. */
 void trivium_multiply(const Product *p, int64_t threads, int64_t tokens, const float *x, float *out) {
 #pragma omp parallel num_threads(threads)
-    {
-        int64_t from, to;
-        share(blocks_of(p), omp_get_thread_num(), omp_get_num_threads(), &from, &to);
-        multiply(p, tokens, x, p->inputs, out, p->outputs, from, to);
-    }
+    multiply(p, tokens, x, p->inputs, out, p->outputs, omp_get_thread_num(), omp_get_num_threads());
 }
 
 int64_t trivium_lanes(void) { return LANES; }

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from trivium.models import kernels
 from trivium.models.heads import LanguageHead
-from trivium.models.layers import Attention, Block, GatedMLP, Linear, PlainMLP
+from trivium.models.layers import Attention, Block, GatedMLP, Linear, PlainMLP, joined_bias
 from trivium.models.native import NativeBlocks, NativeProduct, library
 from trivium.models.products import PLAIN
-from trivium.models.quantized import QuantizedLinear, dense_weight, int8_codes
+from trivium.models.quantized import QuantizedLinear, dense_weight, in_eight_bits
 
 if TYPE_CHECKING:
     from trivium.models.attention import Plan
@@ -47,8 +47,7 @@ class Product:
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         weight = torch.cat([dense_weight(layer) for layer in layers])
-        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-        self.bias = torch.cat(biases) if biases else None
+        self.bias = joined_bias(layers)
         self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
 
     def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
@@ -83,15 +82,8 @@ class Int8Product:
     """The same of weights in eight bits (`trivium.models.quantized`)."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        made = [
-            (layer.weight, layer.scale)
-            if isinstance(layer, QuantizedLinear)
-            else tuple(int8_codes(layer.weight).values())
-            for layer in layers
-        ]
-        self.codes, self.scale = (torch.cat([part.detach() for part in parts]) for parts in zip(*made, strict=True))
-        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-        self.bias = torch.cat(biases) if biases else None
+        self.codes, self.scale = map(torch.cat, zip(*map(in_eight_bits, layers), strict=True))
+        self.bias = joined_bias(layers)
 
     def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
         """[T, I] -> [T, O], through the activation."""
@@ -221,17 +213,20 @@ def _native() -> bool:
 
 def _fuse(model: Transformer, state: tuple[Any, ...]) -> Fused:
     native = _native() and all(NativeBlocks.suits(block, model.config) and _usual(block) for block in model.blocks)
+    return Fused(state, NativeBlocks(model) if native else FusedBlocks(model), _fuse_head(model, native=native))
+
+
+def _fuse_head(model: Transformer, *, native: bool) -> Product | Int8Product | NativeProduct | None:
+    """The output layer; in eight bits where the blocks are."""
+    head = model.head
+    if type(head) is not LanguageHead or head.weight.dtype != torch.float32:
+        return None
     eight = any(_direct(part) for part in model.modules())
     if native:
-        blocks: NativeBlocks | FusedBlocks = NativeBlocks(model)
-    else:
-        blocks, eight = FusedBlocks(model), eight and kernels.int8_products()
-    head = model.head
-    if type(head) is not LanguageHead or head.weight.dtype != torch.float32 or not (native or kernels.onednn()):
-        return Fused(state, blocks, None)
-    if native:
-        return Fused(state, blocks, NativeProduct.of(head, eight=eight))
-    return Fused(state, blocks, (Int8Product if eight else Product)([head]))
+        return NativeProduct.of(head, eight=eight)
+    if not kernels.onednn():
+        return None
+    return (Int8Product if eight and kernels.int8_products() else Product)([head])
 
 
 def _fusible(block: nn.Module) -> bool:

@@ -7,6 +7,8 @@ Shapes: T tokens, D width, H query heads, K key/value heads, C width of one head
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +27,12 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """[T, I] -> [T, O]."""
         return kernels.linear(x, self.weight, self.bias)
+
+
+def joined_bias(layers: Sequence[nn.Linear]) -> Tensor | None:
+    """[O] of all layers one after the other; None where they have none."""
+    biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+    return torch.cat(biases) if biases else None
 
 
 class Embedding(nn.Embedding):

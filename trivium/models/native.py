@@ -34,8 +34,8 @@ from torch import Tensor, nn
 
 from trivium.models.attention import CachedAttention, LayerPlan, Plan
 from trivium.models.config import ModelConfig
-from trivium.models.layers import Attention, Block, GatedMLP, ParallelBlock, PlainMLP, RMSNorm
-from trivium.models.quantized import QuantizedLinear, dense_weight, int8_codes
+from trivium.models.layers import Attention, Block, GatedMLP, ParallelBlock, PlainMLP, RMSNorm, joined_bias
+from trivium.models.quantized import QuantizedLinear, dense_weight, in_eight_bits
 
 if TYPE_CHECKING:
     from trivium.models.transformer import Transformer
@@ -87,10 +87,11 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         loaded = ctypes.CDLL(str(_compiled()))
-        loaded.trivium_lanes.restype = ctypes.c_int64
         pointer, number = ctypes.c_void_p, ctypes.c_int64
+        loaded.trivium_lanes.restype = loaded.trivium_scratch.restype = number
+        loaded.trivium_scratch.argtypes = [pointer, number, number]
         loaded.trivium_multiply.argtypes = [pointer, number, number, pointer, pointer]
-        loaded.trivium_decode.argtypes = [pointer, number, number, pointer, pointer, pointer, number, pointer]
+        loaded.trivium_decode.argtypes = [pointer, number, number, pointer, pointer, pointer, pointer]
     except (OSError, subprocess.SubprocessError, AttributeError):
         return None
     weight, x = torch.arange(60.0).view(20, 3).sin(), torch.arange(9.0).view(3, 3).cos()
@@ -176,15 +177,9 @@ class NativeProduct:
         """eight: in eight bits, also where the layers are not."""
         weights: list[tuple[Tensor, Tensor | None]] = []
         for layer in layers:
-            if isinstance(layer, QuantizedLinear) and layer.kind == "int8":
-                weights.append((layer.weight, layer.scale))
-            elif eight:
-                made = int8_codes(dense_weight(layer))
-                weights.append((made["weight"], made["scale"]))
-            else:
-                weights.append((dense_weight(layer), None))
-        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-        return cls(weights, torch.cat(biases) if biases else None)
+            narrow = eight or (isinstance(layer, QuantizedLinear) and layer.kind == "int8")
+            weights.append(in_eight_bits(layer) if narrow else (dense_weight(layer), None))
+        return cls(weights, joined_bias(layers))
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, I] -> [T, O]."""
@@ -208,8 +203,6 @@ class NativeBlocks:
         self._layers = (_Layer * len(self.blocks))()
         for layer, block in zip(self._layers, self.blocks, strict=True):
             self._fill(layer, block)
-        self._wide = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim + config.num_heads * config.head_dim
-        self._inner = config.intermediate_size
         self._model = _Model(
             layers=len(self.blocks),
             width=config.hidden_size,
@@ -280,31 +273,29 @@ class NativeBlocks:
 
     def __call__(self, hidden: Tensor, plan: Plan) -> Tensor:
         """[T, D] -> [T, D]."""
-        kinds = [(block, plan.sliding if block.slides else plan.full) for block in self.blocks]
-        if not all(layers is not None and _suits(layers, hidden) for _, layers in kinds):
+        if not all(_suits(layers, hidden) for layers in (plan.full, plan.sliding) if layers is not None):
             for block in self.blocks:
                 hidden = block(hidden, plan)
             return hidden
-        attend = next(layers.attend for _, layers in kinds if layers is not None)
-        assert isinstance(attend, CachedAttention)
         # Copies, since another thread may be under way with the same model.
-        rows, model = (_Layer * len(kinds)).from_buffer_copy(self._layers), _Model.from_buffer_copy(self._model)
-        for layer, (block, layers) in zip(rows, kinds, strict=True):
-            assert layers is not None and isinstance(layers.attend, CachedAttention)
+        rows, model = type(self._layers).from_buffer_copy(self._layers), _Model.from_buffer_copy(self._model)
+        for layer, block in zip(rows, self.blocks, strict=True):
+            layers = plan.sliding if block.slides else plan.full
+            assert layers is not None
+            attend = layers.attend
+            assert isinstance(attend, CachedAttention)
             turns = layers.rotary if block.attention.turns else None
             layer.cosine, layer.sine = (None, None) if turns is None else map(_pointer, turns)
             layer.keys = attend.cache.keys[block.attention.layer].data_ptr()
             layer.values = attend.cache.values[block.attention.layer].data_ptr()
-            layer.window = layers.attend.pattern.window or 0
-        tokens, threads, room = len(hidden), torch.get_num_threads(), attend.cache.keys[0].shape[2]
-        model.layer, model.room = ctypes.addressof(rows), room
-        each = 2 * model.width + self._wide + 2 * self._inner
-        scratch = hidden.new_empty(tokens * each + threads * (room + 64))
+            layer.window = attend.pattern.window or 0
+        model.layer, model.room = ctypes.addressof(rows), attend.cache.keys[0].shape[2]
+        tokens, threads, where = len(hidden), torch.get_num_threads(), ctypes.addressof(model)
+        scratch = hidden.new_empty(self._library.trivium_scratch(where, threads, tokens))
         made = hidden.clone(memory_format=torch.contiguous_format)
         owners, places = attend.layout.sequence_ids(hidden.device), plan.positions.contiguous()
         self._library.trivium_decode(
-            *(ctypes.addressof(model), threads, tokens, made.data_ptr()),
-            *(owners.data_ptr(), places.data_ptr(), self._inner, scratch.data_ptr()),
+            *(where, threads, tokens, made.data_ptr()), *(owners.data_ptr(), places.data_ptr(), scratch.data_ptr())
         )
         return made
 

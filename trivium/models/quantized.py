@@ -192,6 +192,14 @@ def dense_weight(layer: nn.Module) -> Tensor:
     return weight.detach()
 
 
+def in_eight_bits(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Codes [O, I] and scale [O] of a layer of eight bits, or of what is made of another one."""
+    if isinstance(layer, QuantizedLinear) and layer.kind == "int8":
+        return layer.weight.detach(), layer.scale.detach()
+    made = int8_codes(dense_weight(layer))
+    return made["weight"], made["scale"]
+
+
 def quantized_layers(model: Transformer) -> dict[str, QuantizedLinear]:
     """The layers with few bits, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
