@@ -273,22 +273,23 @@ class NativeBlocks:
 
     def __call__(self, hidden: Tensor, plan: Plan) -> Tensor:
         """[T, D] -> [T, D]."""
-        if not all(_suits(layers, hidden) for layers in (plan.full, plan.sliding) if layers is not None):
+        plans = [layers for layers in (plan.full, plan.sliding) if layers is not None]
+        if not all(_suits(layers, hidden) for layers in plans):
             for block in self.blocks:
                 hidden = block(hidden, plan)
             return hidden
+        attend = plans[0].attend
+        assert isinstance(attend, CachedAttention)
         # Copies, since another thread may be under way with the same model.
         rows, model = type(self._layers).from_buffer_copy(self._layers), _Model.from_buffer_copy(self._model)
         for layer, block in zip(rows, self.blocks, strict=True):
             layers = plan.sliding if block.slides else plan.full
-            assert layers is not None
-            attend = layers.attend
-            assert isinstance(attend, CachedAttention)
+            assert layers is not None and isinstance(layers.attend, CachedAttention)
             turns = layers.rotary if block.attention.turns else None
             layer.cosine, layer.sine = (None, None) if turns is None else map(_pointer, turns)
             layer.keys = attend.cache.keys[block.attention.layer].data_ptr()
             layer.values = attend.cache.values[block.attention.layer].data_ptr()
-            layer.window = attend.pattern.window or 0
+            layer.window = layers.attend.pattern.window or 0
         model.layer, model.room = ctypes.addressof(rows), attend.cache.keys[0].shape[2]
         tokens, threads, where = len(hidden), torch.get_num_threads(), ctypes.addressof(model)
         scratch = hidden.new_empty(self._library.trivium_scratch(where, threads, tokens))
