@@ -13,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tests.warm import warm_call
+
 ROOT = Path(__file__).resolve().parents[2]
 
 SMALL_TOKENIZER = "--vocab-size 400"
@@ -89,7 +91,9 @@ def labelled_rows(words: list[str]) -> dict[str, list[dict[str, Any]]]:
 def smoke(command: str, more: str = "") -> str:
     """The command in smoke size; `more` is for those that read a recipe."""
     if re.match(r"trivium (train|sweep) |torchrun .*-m trivium train ", command):
-        return f"{command} {SMALL} {more}"
+        # One thread, as everywhere in the tests: a second one waits for a core that another test has.
+        threads = "" if "train.threads=" in f"{command} {more}" else "train.threads=1"
+        return f"{command} {SMALL} {threads} {more}"
     if command.startswith("trivium data "):
         return f"{command} {more}"
     if command.startswith("trivium tokenizer train ") and "--kind" not in command:
@@ -97,12 +101,16 @@ def smoke(command: str, more: str = "") -> str:
     return command
 
 
-def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command line with `trivium`, `python` and `torchrun` of this environment."""
+def shell(command: str, folder: Path, *, warm: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs a command line with `trivium`, `python` and `torchrun` of this environment.
+
+    warm: `trivium` is forked from a process that has imported torch (tests/warm.py).
+    """
     tools = folder / ".tools"
     tools.mkdir(exist_ok=True)
     python = shlex.quote(sys.executable)
-    calls = {"trivium": f"{python} -m trivium", "python": python, "torchrun": f"{python} -m torch.distributed.run"}
+    trivium = warm_call("trivium") if warm else f"{python} -m trivium"
+    calls = {"trivium": trivium, "python": python, "torchrun": f"{python} -m torch.distributed.run"}
     for name, call in calls.items():
         tool = tools / name
         tool.write_text(f'#!/bin/sh\nexec {call} "$@"\n')
@@ -127,7 +135,7 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def build(folder: Path) -> Path:
-    """Makes the workshop with the same commands that the pages show."""
+    """Makes the workshop with the same commands that the pages show, each in a process of its own from the start."""
     folder.mkdir()
     shutil.copytree(ROOT / "recipes", folder / "recipes")
     write_corpus(folder)
@@ -136,6 +144,6 @@ def build(folder: Path) -> Path:
         ("trivium train recipes/clm.yaml", f"data.train=corpus {NEW}"),
         ("trivium train recipes/sft.yaml", ""),
     ):
-        result = shell(smoke(command, more), folder)
+        result = shell(smoke(command, more), folder, warm=False)
         assert result.returncode == 0, f"{command}\n{result.stdout}"
     return folder
