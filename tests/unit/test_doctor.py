@@ -19,7 +19,7 @@ import torch
 from trivium.cli.checks import machine, selftest, software
 from trivium.cli.checks.findings import Check, Finding, run_check
 from trivium.cli.main import run
-from trivium.models import native
+from trivium.models import native_attention, native_blocks
 
 Plant = Callable[[pytest.MonkeyPatch, Path], Any]
 
@@ -111,8 +111,15 @@ FAULTS: dict[str, tuple[Check, Plant, str, str, str]] = {
         "pip install 'pydantic-core",
     ),
     "no kernel for decoding": (
-        software.check_decoding,
-        attribute(native, "library", lambda: None),
+        software.check_kernels,
+        attribute(native_blocks, "decoder", lambda: None),
+        "warn",
+        "third of the speed",
+        "C compiler",
+    ),
+    "no kernel for attention": (
+        software.check_kernels,
+        attribute(native_attention, "kernel", lambda: None),
         "warn",
         "third of the speed",
         "C compiler",

@@ -13,7 +13,7 @@ from trivium.inference.engine import generate_ids
 from trivium.inference.request import Sampling
 from trivium.models import kernels
 from trivium.models.fused import FusedBlock, FusedBlocks, Int8Product, fused
-from trivium.models.native import NativeBlocks, NativeProduct, library
+from trivium.models.native_blocks import NativeBlocks, NativeProduct, decoder
 from trivium.models.quantized import QuantizedLinear, int8_codes, quantize_weights
 
 PROMPTS = [[1, 2, 3], [9, 8, 7, 6, 5, 4, 3, 2], [17], [30, 31, 32, 33, 34]]
@@ -41,7 +41,7 @@ def test_the_product_is_that_of_the_weight_up_to_rounding() -> None:
 @pytest.mark.parametrize("native", [True, False])
 def test_logits_stay_close_fused_or_not(kind: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not native:
-        monkeypatch.setattr("trivium.models.fused.library", lambda: None)
+        monkeypatch.setattr("trivium.models.fused.decoder", lambda: None)
     model = tiny(kind, num_kv_heads=4)
     expected = logits(model)
     quantize_weights(model, "int8")
@@ -51,7 +51,7 @@ def test_logits_stay_close_fused_or_not(kind: str, native: bool, monkeypatch: py
     plain = logits(model)
     assert 0 < (plain - expected).norm() / expected.norm() < 0.1
     with fused(model, keep=False):
-        if kind in ("llama-1m", "gpt2-1m") and native and library() is not None:
+        if kind in ("llama-1m", "gpt2-1m") and native and decoder() is not None:
             assert isinstance(model.fused, NativeBlocks) and isinstance(model.head.fused, NativeProduct)
         elif kind in ("llama-1m", "gpt2-1m") and kernels.int8_products():
             assert isinstance(model.fused, FusedBlocks)
@@ -62,7 +62,7 @@ def test_logits_stay_close_fused_or_not(kind: str, native: bool, monkeypatch: py
 
 def test_without_vnni_the_products_stay_in_floating_point(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "int8_products", lambda: False)
-    monkeypatch.setattr("trivium.models.fused.library", lambda: None)
+    monkeypatch.setattr("trivium.models.fused.decoder", lambda: None)
     model = tiny("llama-1m")
     quantize_weights(model, "int8")
     expected = logits(model)

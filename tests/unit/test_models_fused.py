@@ -18,7 +18,7 @@ from trivium.models import kernels
 from trivium.models.build import build_model, preset
 from trivium.models.cache import KVCache
 from trivium.models.fused import FusedBlock, FusedBlocks, fused
-from trivium.models.native import NativeBlocks, NativeProduct, library
+from trivium.models.native_blocks import NativeBlocks, NativeProduct, decoder
 from trivium.models.transformer import Transformer
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -32,14 +32,14 @@ KINDS: dict[str, dict[str, Any]] = {
 PLAIN = {"gemma2-1m": "norms after the branches", "mixtral-1m": "experts", "pythia-1m": "branches side by side"}
 """What oneDNN's blocks are not made for; the kernel has none for experts only."""
 needs_onednn = pytest.mark.skipif(not kernels.onednn(), reason="this torch has no oneDNN")
-needs_compiler = pytest.mark.skipif(library() is None, reason="no C compiler here")
+needs_compiler = pytest.mark.skipif(decoder() is None, reason="no C compiler here")
 
 
 @pytest.fixture(params=["onednn", pytest.param("native", marks=needs_compiler)])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How the blocks are computed."""
     if request.param == "onednn":
-        monkeypatch.setattr("trivium.models.fused.library", lambda: None)
+        monkeypatch.setattr("trivium.models.fused.decoder", lambda: None)
     return str(request.param)
 
 
@@ -127,7 +127,7 @@ def test_what_changes_the_weights_changes_the_answer() -> None:
 
 @needs_onednn
 def test_a_model_in_training_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trivium.models.fused.library", lambda: None)
+    monkeypatch.setattr("trivium.models.fused.decoder", lambda: None)
     made: list[bool] = []
     real = FusedBlock.__init__
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trivium.data.batch import Layout
-from trivium.models import attention, blockwise, products
-from trivium.models.attention import Pattern, plan_attention
+from trivium.models import products
 
 callable_here = pytest.mark.skipif(
     not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
@@ -100,59 +97,6 @@ def test_compiled_layers_use_it_too(onednn: list[int]) -> None:
     assert onednn
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, length: int, scale: float | None) -> Tensor:
-    parts = (x.view(-1, length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(*parts, is_causal=True, scale=scale).transpose(1, 2).reshape(query.shape)
-
-
-@pytest.mark.parametrize(("rows", "length", "scale"), [(3, 23, None), (2, 16, 0.7), (4, 8, None), (2, 40, None)])
-def test_attention_by_blocks(rows: int, length: int, scale: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blockwise, "QUERIES", 8)
-    monkeypatch.setattr(blockwise, "SHORTEST", 1)
-    called: list[int] = []
-
-    def counted(*given: Any) -> Tensor:
-        called.append(1)
-        return blockwise.blockwise_attention(*given)
-
-    monkeypatch.setattr(attention, "blockwise_attention", counted)
-    inputs = [random(rows * length, 3, 5, seed=seed, dtype=torch.float64) for seed in range(3)]
-    upstream = random(rows * length, 3, 5, seed=9, dtype=torch.float64).detach()
-    attend = plan_attention(Layout((length,) * rows), pattern=Pattern(scale=scale), device=torch.device("cpu"))
-    mine, theirs = attend(*inputs, layer=0, dropout=0.0), plain_attention(*inputs, length, scale)
-    torch.testing.assert_close(mine, theirs)
-    pairs = zip(*(torch.autograd.grad(each, inputs, upstream) for each in (mine, theirs)), strict=True)
-    for one, other in pairs:
-        torch.testing.assert_close(one, other)
-    assert called
-
-
-@pytest.mark.parametrize(
-    ("pattern", "dropout"),
-    [(Pattern(causal=False), 0.0), (Pattern(window=4), 0.0), (Pattern(softcap=2.0), 0.0), (Pattern(), 0.5)],
-    ids=["both ways", "window", "bound", "dropout"],
-)
-def test_other_attention_is_not_done_by_blocks(
-    pattern: Pattern, dropout: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(blockwise, "SHORTEST", 1)
-    monkeypatch.setattr(attention, "blockwise_attention", None)
-    inputs = [random(24, 3, 5, seed=seed) for seed in range(3)]
-    attend = plan_attention(Layout((12, 12)), pattern=pattern, device=torch.device("cpu"))
-    assert attend(*inputs, layer=0, dropout=dropout).shape == (24, 3, 5)
-
-
-@pytest.mark.slow
-def test_compiled_attention_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = [random(40, 3, 5, seed=seed) for seed in range(3)]
-    compiled = torch.compile(lambda *x: blockwise.blockwise_attention(*x, 20, 0.4) * 2, fullgraph=True)
-    mine, theirs = compiled(*inputs), plain_attention(*inputs, 20, 0.4) * 2
-    for one, other in zip(
-        torch.autograd.grad(mine.sum(), inputs), torch.autograd.grad(theirs.sum(), inputs), strict=True
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-
-
 def test_training_keeps_few_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
     products.keep_few_kernels()
@@ -160,10 +104,3 @@ def test_training_keeps_few_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "500")
     products.keep_few_kernels()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "500"
-
-
-def test_a_row_alone_is_not_done_by_blocks() -> None:
-    length = blockwise.SHORTEST
-    one, two = (torch.zeros(rows * length, 2, 4) for rows in (1, 2))
-    assert not blockwise.suits(one, one, length)
-    assert blockwise.suits(two, two, length)

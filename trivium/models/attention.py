@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.nn.functional import scaled_dot_product_attention
 
 from trivium.data.batch import Layout
-from trivium.models.blockwise import blockwise_attention, suits
 from trivium.models.cache import KVCache
+from trivium.models.native_attention import NativeAttention, native_suits
 from trivium.models.padded import Buckets, worth_padding
 from trivium.models.ragged import equal_neighbours, heads_first, ragged_attention, seen_mask
 
@@ -171,11 +171,6 @@ class UniformAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, layer: int, dropout: float) -> Tensor:
         """See `Attend`."""
-        pattern = self.pattern
-        plain = self.mask is None and pattern.causal and pattern.softcap is None and not dropout
-        if plain and suits(query, key, self.length):
-            scale = query.shape[-1] ** -0.5 if pattern.scale is None else pattern.scale
-            return blockwise_attention(query, key, value, self.length, scale)
         out = attend_heads(
             heads_first(query, self.length),
             heads_first(key, self.length),
@@ -592,32 +587,59 @@ class CachedCrossAttention:
         return results
 
 
-def plan_attention(layout: Layout, *, pattern: Pattern, device: torch.device, cache: KVCache | None = None) -> Attend:
+def plan_attention(
+    layout: Layout, *, pattern: Pattern, device: torch.device, cache: KVCache | None = None, dropout: bool = False
+) -> Attend:
     """The cheapest attention that is right for `layout`."""
     if cache is not None:
         return CachedAttention(cache, layout, pattern=pattern, device=device)
-    if layout.uniform and not layout.prefixes:
-        return UniformAttention(layout.uniform, pattern=pattern, device=device)
-    return RaggedAttention(layout, pattern=pattern, device=device)
+    prefixes = layout.prefixes or ()
+
+    def by_torch() -> Attend:
+        if layout.uniform and not prefixes:
+            return UniformAttention(layout.uniform, pattern=pattern, device=device)
+        return RaggedAttention(layout, pattern=pattern, device=device)
+
+    if dropout or not native_suits(device, pattern):
+        return by_torch()
+    compiles = not any(prefixes)
+    return NativeAttention(
+        layout.lengths, None, pattern=pattern, otherwise=by_torch, compiles=compiles, prefixes=prefixes
+    )
 
 
-def plan_picked_attention(layout: Layout, wanted: Tensor | None, *, pattern: Pattern) -> Attend | None:
+def plan_picked_attention(
+    layout: Layout, wanted: Tensor | None, *, pattern: Pattern, dropout: bool = False
+) -> Attend | None:
     """The attention of the tokens `wanted` alone; None where it is not simpler than that of all tokens."""
     plain = not pattern.causal and pattern.window is None and pattern.bias is None
     if wanted is None or not plain or wanted.device.type != "cpu" or not len(wanted):
         return None
-    return PickedAttention(layout, wanted, pattern=pattern)
+    by_torch = partial(PickedAttention, layout, wanted, pattern=pattern)
+    if dropout or not native_suits(wanted.device, pattern):
+        return by_torch()
+    counts = torch.bincount(layout.sequence_ids(wanted.device)[wanted], minlength=layout.sequences)
+    return NativeAttention(counts.tolist(), layout.lengths, pattern=pattern, otherwise=by_torch)
 
 
 def plan_cross_attention(
-    layout: Layout, source: Layout | None, *, pattern: Pattern, device: torch.device, cache: KVCache | None = None
+    layout: Layout,
+    source: Layout | None,
+    *,
+    pattern: Pattern,
+    device: torch.device,
+    cache: KVCache | None = None,
+    dropout: bool = False,
 ) -> Attend:
     """The attention of a decoder to its sources; without `source` they are in the cache."""
     if cache is not None:
         return CachedCrossAttention(cache, layout, source, pattern=pattern, device=device)
     if source is None:
         raise ValueError("an encoder-decoder needs a source")
-    return CrossAttention(layout, source, pattern=pattern, device=device)
+    by_torch = partial(CrossAttention, layout, source, pattern=pattern, device=device)
+    if dropout or not native_suits(device, pattern):
+        return by_torch()
+    return NativeAttention(layout.lengths, source.lengths, pattern=pattern, otherwise=by_torch)
 
 
 def _square_bias(bias: Bias, length: int, device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
 """Blocks in fewer operations, for forward passes without gradients on a CPU.
 
 A step of decoding is some hundred small operations, and what each of them costs beside its arithmetic is half of the
-time of a small model. Where the machine can compile it, one call does all of them (`trivium.models.native`). Else the
+time of a small model. Where the machine can compile it, one call does all of them (`native_blocks.py`). Else the
 weights that read the same input lie side by side and are one product; the activation, the other factor of a gated MLP
 and the residual sum are done inside the product before them; and the weights are kept once more, in the order in which
 oneDNN reads them fastest. The results are those of the plain blocks, up to rounding.
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from trivium.models import kernels
 from trivium.models.heads import LanguageHead
 from trivium.models.layers import Attention, Block, GatedMLP, Linear, PlainMLP, joined_bias
-from trivium.models.native import NativeBlocks, NativeProduct, library
+from trivium.models.native_blocks import NativeBlocks, NativeProduct, decoder
 from trivium.models.products import PLAIN
 from trivium.models.quantized import QuantizedLinear, dense_weight, in_eight_bits
 
@@ -208,7 +208,7 @@ def _state(model: Transformer) -> tuple[Any, ...]:
 
 def _native() -> bool:
     """Whether there is a kernel for all blocks, and nothing asks for other types."""
-    return library() is not None and not torch.is_autocast_enabled("cpu")
+    return decoder() is not None and not torch.is_autocast_enabled("cpu")
 
 
 def _fuse(model: Transformer, state: tuple[Any, ...]) -> Fused:

@@ -100,6 +100,7 @@ class Stack(nn.Module):
             positions = prefix.drop(positions)
         config = self.config
         bias: Bias | None = self.relative_bias if config.positions != "alibi" else Alibi(config)
+        drops = self.training and config.attention_dropout > 0
         pattern = Pattern(causal=self.causal, scale=config.attention_scale, softcap=config.attention_softcap, bias=bias)
 
         def layer_plan(window: int | None, rope: Rope) -> LayerPlan:
@@ -109,17 +110,17 @@ class Stack(nn.Module):
             elif config.positions == "rotary":
                 angles = rotary.cos_sin(config, rope, positions, layout=layout, totals=totals)
             own = replace(pattern, window=window)
-            attend = plan_attention(seen, pattern=own, device=device, cache=cache)
+            attend = plan_attention(seen, pattern=own, device=device, cache=cache, dropout=drops)
             if prefix is not None:
                 return LayerPlan(angles, OpenedAttention(attend, prefix))
-            picked = None if angles is not None else plan_picked_attention(layout, wanted, pattern=own)
+            picked = None if angles is not None else plan_picked_attention(layout, wanted, pattern=own, dropout=drops)
             return LayerPlan(angles, attend, picked)
 
         kinds = {config.slides(layer) for layer in range(len(self.blocks))}
         cross = None
         if self.blocks and getattr(self.blocks[0], "cross", None) is not None:
             across = Pattern(causal=False, scale=config.attention_scale, softcap=config.attention_softcap)
-            attend = plan_cross_attention(layout, source, pattern=across, device=device, cache=cache)
+            attend = plan_cross_attention(layout, source, pattern=across, device=device, cache=cache, dropout=drops)
             cross = CrossPlan(memory, attend)
         return Plan(
             positions,
@@ -178,6 +179,7 @@ class Transformer(Stack):
     prompts: what makes virtual tokens, by the name of its transform.
     mixer: further adapters, each of which acts on the sequences that ask for it.
     invented: names of parameters that are random although the model was read from a folder: those of a new head.
+    key_heads: key/value heads of this process; fewer than the configuration says if the model is divided.
     balance: after a forward pass of a mixture of experts, how unequally busy the experts were (1: equally); a scalar.
     """
 
@@ -191,6 +193,7 @@ class Transformer(Stack):
             self.token_type_embed = Embedding(types, config.embedding_width) if types else None
             self.encoder = Stack(config, config.num_layers, causal=False) if both else None
             self.head = make_head(config)
+        self.key_heads = config.num_kv_heads
         self.prompts = nn.ModuleDict()
         self.mixer = Mixer()
         self.balance: Tensor | None = None

@@ -1,0 +1,71 @@
+/* Vectors of as many numbers as the processor's registers hold, and what both kernels do with them. */
+#ifndef TRIVIUM_VECTORS
+#define TRIVIUM_VECTORS
+#include <stdint.h>
+#include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h> /* for what compilers do not find by themselves */
+#endif
+
+#ifdef __AVX512F__
+#define LANES 16
+#define TALL 8 /* rows whose sums fit the registers beside each other, twice */
+#else
+#define LANES 8
+#define TALL 4
+#endif
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLLED _Pragma("GCC unroll 16")
+
+typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef float narrow8 __attribute__((vector_size(32)));
+typedef float narrow4 __attribute__((vector_size(16)));
+typedef int32_t whole __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+INLINE vec load(const float *from) { return *(const vec *)from; }
+INLINE vec all(float x) { return x - (vec){0}; }
+INLINE vec chosen(whole where, vec a, vec b) { return (vec)(((whole)a & where) | ((whole)b & ~where)); }
+/* The second argument is a bound; what is no number stays so. */
+INLINE vec least(vec a, vec b) { return chosen(b < a, b, a); }
+INLINE vec most(vec a, vec b) { return chosen(b > a, b, a); }
+
+/* Halves on one another, so that several sums can be under way at once. */
+INLINE float total(vec x) {
+#if LANES == 16
+    narrow8 a, b;
+    memcpy(&a, &x, sizeof a);
+    memcpy(&b, (char *)&x + sizeof a, sizeof b);
+    a += b;
+#else
+    narrow8 a = x;
+#endif
+    narrow4 c, d;
+    memcpy(&c, &a, sizeof c);
+    memcpy(&d, (char *)&a + sizeof c, sizeof d);
+    c += d;
+    return (c[0] + c[2]) + (c[1] + c[3]);
+}
+
+/* e^x of -87 to 88. */
+INLINE vec power(vec x) {
+    /* 2^n e^r with |r| <= ln 2 / 2, and the series of e^r. Adding 1.5 * 2^23 rounds to a whole number. */
+    const vec rounder = all(12582912.0f);
+    vec n = (x * 1.44269504f + rounder) - rounder;
+    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = all(1.0f / 5040);
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    whole power = (__builtin_convertvector(n, whole) + 127) << 23;
+    vec scale;
+    memcpy(&scale, &power, sizeof scale);
+    return p * scale;
+}
+
+INLINE vec exponential(vec x) { return power(least(most(x, all(-87.0f)), all(88.0f))); }
+
+#endif
