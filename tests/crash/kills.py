@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 PHASES = ("start", "step", "save", "validation", "end")
-PRELOAD = ["torch", "trivium.drivers.single", "trivium.drivers.session", "trivium.core.checkpoint"]
+PRELOAD = ["torch", "torch._inductor", "trivium.drivers.single", "trivium.drivers.session", "trivium.core.checkpoint"]
 
 
 def make_world(folder: Path, method: str) -> dict[str, Any]:
