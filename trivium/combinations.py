@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trivium.core.method import Method
+from trivium.errors import ConfigError, TriviumError
 from trivium.nearest import nearest
 from trivium.problems import NO_VALUE, Keys, Problem, dotted, raise_first
 
 if TYPE_CHECKING:
     from trivium.config import ResolvedRecipe
-    from trivium.recipe import Source
+    from trivium.models.config import ModelConfig
+    from trivium.recipe import Recipe, Source
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -32,6 +34,7 @@ def refuse_wrong_combinations(resolved: ResolvedRecipe, environment: Mapping[str
     """Raises ConfigError if this recipe cannot run here; imports no torch."""
     found = [
         *_pipeline(resolved),
+        *_tensor(resolved, environment),
         *_transforms(resolved),
         *_rollouts(resolved, environment),
         *_processes(resolved, environment),
@@ -184,6 +187,41 @@ def _pipeline(resolved: ResolvedRecipe) -> Iterator[Problem]:
         yield _problem(resolved, ("engine", "name"), f"the method {name} {reason}: no pipeline can run it", fix)
 
 
+def _tensor(resolved: ResolvedRecipe, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Tensor parallelism divides whole models, evenly, and in arithmetic that needs no loss scale."""
+    recipe = resolved.recipe
+    if recipe.engine.name != "tensor":
+        return
+    from trivium.core.tensor_shapes import refuse_undividable
+
+    shape = _shape(recipe)
+    if shape is not None:
+        try:
+            refuse_undividable(shape, int(environment.get("WORLD_SIZE", "1")))
+        except ConfigError as error:
+            yield _problem(resolved, ("engine", "name"), error.problem, error.fix or "", "tensor")
+    if recipe.train.precision == "fp16":
+        text = "the loss scale of fp16 does not see gradients that are divided among processes"
+        yield _problem(resolved, ("train", "precision"), text, "set train.precision=bf16", "fp16")
+    if recipe.train.compile == "on":
+        text = "blocks that are divided among processes are not compiled"
+        yield _problem(resolved, ("train", "compile"), text, "set train.compile=auto, or engine.name=fsdp2", "on")
+
+
+def _shape(recipe: Recipe) -> ModelConfig | None:
+    """The shape of the policy; None for a folder that cannot be read, which is refused where it is loaded."""
+    if recipe.model.preset is not None:
+        from trivium.models.build import preset
+
+        return preset(recipe.model.preset, recipe.model.config)
+    from trivium.models.folder import read_config
+
+    try:
+        return read_config(recipe.model.path or "")
+    except (TriviumError, OSError):
+        return None
+
+
 def _transforms(resolved: ResolvedRecipe) -> Iterator[Problem]:
     """Adapters stand beside a base that is kept; they are not cut into the stages of a pipeline."""
     recipe = resolved.recipe
@@ -191,6 +229,9 @@ def _transforms(resolved: ResolvedRecipe) -> Iterator[Problem]:
     if recipe.engine.name == "pipeline" and resolved.transforms:
         text, fix = "a pipeline trains whole models only", "set engine.name=fsdp2 (or ddp, or single)"
         yield _problem(resolved, ("engine", "name"), text, fix)
+    if recipe.engine.name == "tensor" and (changing := [c for c in resolved.transforms if c.cls.adapter]):
+        text = f"tensor parallelism trains the model's own weights, it does not divide those of {changing[0].name}"
+        yield _problem(resolved, ("engine", "name"), text, "set engine.name=fsdp2 (or ddp, or single)", "tensor")
     yield from _quantised(resolved, bool(adapters))
     for number, chosen in enumerate(resolved.transforms):
         later = getattr(chosen.config, "unfreeze_every", None) or getattr(chosen.config, "cached_features", False)
@@ -220,7 +261,7 @@ def _quantised(resolved: ResolvedRecipe, adapters: bool) -> Iterator[Problem]:
         if not adapters:
             text = f"{chosen.name} freezes the base, and there is no adapter that would train"
             yield _problem(resolved, keys, text, "add one to transforms, such as {name: lora}")
-        if resolved.recipe.engine.name == "fsdp2":
+        if resolved.recipe.engine.name in ("fsdp2", "tensor"):
             text = f"{chosen.name} does not go with weights that are cut among processes"
             yield _problem(resolved, ("engine", "name"), text, "set engine.name=ddp (or single)")
 
@@ -230,7 +271,7 @@ def _rollouts(resolved: ResolvedRecipe, environment: Mapping[str, str]) -> Itera
     recipe, cls = resolved.recipe, resolved.method.cls
     if not issubclass(cls, Method) or cls.data_kind != "prompts":
         return
-    if recipe.engine.name == "fsdp2":
+    if recipe.engine.name in ("fsdp2", "tensor"):
         text = f"the method {resolved.method.name} generates text, which sharded ranks cannot do on their own"
         yield _problem(resolved, ("engine", "name"), text, "set engine.name=ddp (or single)")
     world = int(environment.get("WORLD_SIZE", "1"))
@@ -290,17 +331,23 @@ def _offload(resolved: ResolvedRecipe) -> Iterator[Problem]:
     recipe = resolved.recipe
     keys: Keys = ("train", "offload")
     if recipe.train.offload in ("optimizer", "all"):
-        if recipe.engine.name == "fsdp2":
-            text = "shards of fsdp2 cannot be offloaded here"
-            yield _problem(resolved, keys, text, "set train.offload=none: more ranks need less each", "fsdp2")
+        if recipe.engine.name in ("fsdp2", "tensor"):
+            text = f"shards of {recipe.engine.name} cannot be offloaded here"
+            fix = "set train.offload=none: more ranks need less each"
+            yield _problem(resolved, keys, text, fix, recipe.engine.name)
         if recipe.train.precision == "fp16":
             text = "the loss scale of fp16 does not see gradients that are offloaded"
             yield _problem(resolved, keys, text, "set train.precision=bf16", recipe.train.offload)
+    elif recipe.train.offload == "activations" and recipe.engine.name == "tensor":
+        text = "what the shards of tensor keep for their backward pass cannot be offloaded here"
+        yield _problem(
+            resolved, keys, text, "set train.activation_checkpointing=block and train.offload=none", "tensor"
+        )
     if recipe.train.offload in ("activations", "all") and recipe.train.activation_checkpointing != "none":
         text = "activations that are computed again need not be kept elsewhere"
         yield _problem(resolved, keys, text, "set train.activation_checkpointing=none, or train.offload=none")
-    if resolved.optimizer.name == "adamw8bit" and recipe.engine.name == "fsdp2":
-        text = "means in 8 bits cannot be cut into the shards of fsdp2"
+    if resolved.optimizer.name == "adamw8bit" and recipe.engine.name in ("fsdp2", "tensor"):
+        text = f"means in 8 bits cannot be cut into the shards of {recipe.engine.name}"
         fix = "set engine.name=ddp, or train.optimizer=lion or adafactor, which need little state too"
         yield _problem(resolved, ("train", "optimizer"), text, fix, "adamw8bit")
 

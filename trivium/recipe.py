@@ -450,8 +450,9 @@ class TrainSection(StrictModel):
 class EngineSection(StrictModel):
     """How one update runs on the machine."""
 
-    name: Literal["single", "ddp", "fsdp2", "pipeline"] = "single"
-    """`single` is one process; the others are started with torchrun."""
+    name: Literal["single", "ddp", "fsdp2", "tensor", "pipeline"] = "single"
+    """`single` is one process; the others are started with torchrun: `ddp` copies the model, `fsdp2` shards it,
+    `tensor` divides every matrix, `pipeline` deals out the layers."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
     pipeline_schedule: Literal["1f1b", "gpipe"] = "1f1b"

@@ -12,6 +12,7 @@ import torch
 from trivium.core.distributed import Processes
 from trivium.core.engine import Engine
 from trivium.core.engine_pipeline import PipelineEngine
+from trivium.core.engine_tensor import TensorEngine
 from trivium.core.method import Context, Method, RoleModel
 from trivium.core.state import Progression
 from trivium.core.trainer import Trainer
@@ -180,11 +181,11 @@ def make_trainer(
         feed=feed,
         progression=progression,
         device=torch.device("cpu"),
-        rank=processes.rank,
+        rank=feed.rank,
         world=processes.world,
     )
     method.bind(context)
-    kind = PipelineEngine if engine == "pipeline" else Engine
+    kind = {"pipeline": PipelineEngine, "tensor": TensorEngine}.get(engine, Engine)
     runner = kind(
         recipe,
         method,

@@ -15,14 +15,13 @@ import torch
 
 from tests.conformance.harness import tiny_config, tiny_recipe
 from trivium.core.distributed import Processes
-from trivium.core.engine import Engine
 from trivium.core.feed import LoaderFeed
 from trivium.core.method import Context, Method
 from trivium.core.state import Progression
 from trivium.core.trainer import Trainer
 from trivium.data.dataset import Dataset
 from trivium.drivers.roles import fitted_head, load_roles
-from trivium.drivers.session import make_loader, open_data
+from trivium.drivers.session import engine_class, make_loader, open_data
 from trivium.methods.clm import CausalLanguageModelling
 from trivium.methods.denoise import Denoising
 from trivium.methods.electra import Electra
@@ -171,10 +170,10 @@ def objective_trainer(
         feed=feed,
         progression=feed.progression,
         device=torch.device("cpu"),
-        rank=processes.rank,
+        rank=loader.rank,
         world=processes.world,
     )
     method.bind(context)
     optimizer = optimizer or AdamW(AdamW.Config())
-    runner = Engine(recipe, method, roles, optimizer, device=torch.device("cpu"), processes=processes)
+    runner = engine_class(recipe)(recipe, method, roles, optimizer, device=torch.device("cpu"), processes=processes)
     return Trainer(method, runner, context, total=recipe.train.steps or 1)

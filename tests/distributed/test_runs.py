@@ -63,7 +63,8 @@ def test_two_ranks_train_like_one(world: dict[str, Any], engine: str) -> None:
 def test_a_run_continues_on_other_numbers_of_ranks_and_engines(world: dict[str, Any]) -> None:
     reference = run(world, "alone", ranks=1)
     run(world, "moved", ranks=1, until=3)
-    run(world, "moved", ranks=2, until=6, engine={"name": "ddp"})
+    run(world, "moved", ranks=2, until=5, engine={"name": "tensor"})
+    run(world, "moved", ranks=2, until=7, engine={"name": "ddp"})
     compare(run(world, "moved", ranks=3, engine={"name": "fsdp2"}), reference)
 
 

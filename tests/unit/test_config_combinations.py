@@ -67,6 +67,36 @@ CASES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
     "several passes in a pipeline": (["engine.name=pipeline", "method=freelb"], TORCHRUN, ["no pipeline", "fsdp2"]),
     "rollouts in a pipeline": (["engine.name=pipeline", "method=grpo"], TORCHRUN, ["no pipeline", "rollouts"]),
     "rollouts of sharded ranks": (["engine.name=fsdp2", "method=grpo"], TORCHRUN, ["generates text", "ddp"]),
+    "heads that do not divide": (
+        ["engine.name=tensor", "model.preset=llama-1m", "model.config.num_kv_heads=1"],
+        TORCHRUN,
+        ["num_kv_heads 1", "tensor", "fsdp2"],
+    ),
+    "divided terms of heads": (
+        ["engine.name=tensor", "model.preset=falcon-1m", "model.config.positions=alibi", "model.config.num_kv_heads=4"],
+        TORCHRUN,
+        ["'alibi'", "fsdp2"],
+    ),
+    "tensor alone": (["engine.name=tensor"], {}, ["torchrun"]),
+    "rollouts of divided ranks": (["engine.name=tensor", "method=grpo"], TORCHRUN, ["generates text", "ddp"]),
+    "divided adapters": (
+        ["engine.name=tensor", "model={path: models/final}", "transforms=[{name: lora}]"],
+        TORCHRUN,
+        ["does not divide those of lora", "fsdp2"],
+    ),
+    "divided and quantised": (
+        ["engine.name=tensor", "model={path: models/final}", "transforms=[{name: quantize}, {name: lora}]"],
+        TORCHRUN,
+        ["does not divide those of lora", "engine.name"],
+    ),
+    "divided in fp16": (["engine.name=tensor", "train.precision=fp16"], TORCHRUN, ["loss scale", "precision=bf16"]),
+    "divided and compiled": (["engine.name=tensor", "train.compile=on"], TORCHRUN, ["not compiled", "compile=auto"]),
+    "divided beside the GPU": (
+        ["engine.name=tensor", "train.offload=activations"],
+        TORCHRUN,
+        ["cannot be offloaded", "offload=none"],
+    ),
+    "divided in 8 bits": (["engine.name=tensor", "train.optimizer=adamw8bit"], TORCHRUN, ["cut into the shards"]),
     "prompts that do not divide": (
         ["engine.name=ddp", "method=grpo", "train.batch_size=7"],
         TORCHRUN,

@@ -332,7 +332,7 @@ def test_matrix_parameters_leave_out_what_is_looked_up() -> None:
     assert matrix_parameters(learned) == learned.parameters() - learned.max_positions * learned.hidden_size
 
 
-@pytest.mark.parametrize("engine", ["single", "ddp", "fsdp2", "pipeline"])
+@pytest.mark.parametrize("engine", ["single", "ddp", "fsdp2", "tensor", "pipeline"])
 def test_more_processes_never_need_more_memory_each(engine: str) -> None:
     config, plain = preset("llama-100m"), recipe(batch_size=32, micro_batch_size=2).model_dump()
     plain["engine"]["name"] = engine

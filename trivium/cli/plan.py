@@ -139,7 +139,7 @@ def scale(
         float | None,
         typer.Option(min=0, help="Measured time of one update on one device; default: that of `plan time`."),
     ] = None,
-    tensor: Annotated[int, typer.Option(min=1, help="Devices that share each matrix (not run by Trivium).")] = 1,
+    tensor: Annotated[int, typer.Option(min=1, help="Devices that share each matrix.")] = 1,
     stages: Annotated[int, typer.Option(min=1, help="Stages of a pipeline.")] = 1,
     as_json: Json = False,
 ) -> None:

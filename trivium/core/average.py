@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trivium.core.callbacks import Callback
-from trivium.core.distributed import shard_like
+from trivium.core.distributed import by_layout, shard_like
 
 if TYPE_CHECKING:
     from trivium.core.engine import Engine, StepResult
@@ -49,7 +49,9 @@ class MovingAverage(Callback):
         decay = self.settings.decay
         if self.settings.warmup:
             decay = min(decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.weights.values()), [one.detach() for one in self.named.values()], 1 - decay)
+        for names in by_layout(self.weights):
+            averages, weights = ([tensors[name] for name in names] for tensors in (self.weights, self.named))
+            torch._foreach_lerp_(averages, [one.detach() for one in weights], 1 - decay)
 
     def averages(self, use: str) -> dict[nn.Parameter, Tensor]:
         """The averages by the parameters that they stand for, if they are wanted for this use."""

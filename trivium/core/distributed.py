@@ -122,6 +122,14 @@ def shard_like(whole: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
     return whole.to(pattern.device)
 
 
+def by_layout(named: Mapping[str, torch.Tensor]) -> list[list[str]]:
+    """Names of tensors that one kernel can take together: whole ones, and those sharded in this or that way."""
+    found: dict[Any, list[str]] = {}
+    for name, tensor in named.items():
+        found.setdefault(getattr(tensor, "placements", None), []).append(name)
+    return list(found.values())
+
+
 def resolve_device(name: str, local_rank: int) -> torch.device:
     """`auto` is CUDA, then Apple's GPU, then the CPU; `cuda` under torchrun is the local rank's device."""
     if name == "auto":

@@ -1,7 +1,8 @@
 """How one update runs: forward and backward over its micro-batches, clip, agree that all is finite, step.
 
-One process, DDP or FSDP2; the pipeline is `engine_pipeline.py`. The gradient is the sum over micro-batches and ranks
-of (term sums / counts over the whole update), so it does not depend on how the update was split.
+One process, DDP or FSDP2; the pipeline is `engine_pipeline.py`, tensor parallelism `engine_tensor.py`. The gradient is
+the sum over micro-batches and ranks of (term sums / counts over the whole update), so it does not depend on how the
+update was split.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from trivium.core.distributed import Processes, shard_like, whole_tensors
+from trivium.core.distributed import Processes, by_layout, shard_like, whole_tensors
 from trivium.core.method import Method, RoleModel, Update, derive_seed
 from trivium.core.offload import Twins, activations_beside, recompute
 from trivium.core.terms import Counts, Term, Terms, scaled_total
@@ -137,6 +138,11 @@ class Engine:
             anywhere=lambda here: self.processes.any(here, device),
         )
 
+    @property
+    def data_parallel(self) -> Processes:
+        """The processes among which the data is dealt out: here all of them."""
+        return self.processes
+
     # Setting up
 
     def place(self, role: RoleModel) -> None:
@@ -232,7 +238,7 @@ class Engine:
 
     def count(self, update: Update) -> dict[str, float]:
         """Count of each unit over the whole update, all ranks; taken before any forward pass."""
-        return self.processes.sum(self.counted(update), self.device)
+        return self.data_parallel.sum(self.counted(update), self.device)
 
     def counted(self, update: Update) -> dict[str, float]:
         """Count of each unit in the batches of this rank."""
@@ -253,9 +259,9 @@ class Engine:
         if player.scaler.is_enabled():
             player.scaler.unscale_(player.optimizer)
         norm = self.gradient_norm(player)
-        totals = self.processes.sum({**sums.host(), "": float(not math.isfinite(norm))}, self.device)
+        totals = self.data_parallel.sum({**sums.host(), "": float(not math.isfinite(norm))}, self.device)
         loss, terms = sums.means(totals, counts)
-        finite = math.isfinite(loss) and totals[""] == 0
+        finite = self.agreed(math.isfinite(loss) and totals[""] == 0)
         overflow = not finite and math.isfinite(loss) and player.scaler.is_enabled() and player.scaler.get_scale() > 1
         if finite:
             self.clip(player, norm)
@@ -267,6 +273,10 @@ class Engine:
         player.zero_grad()
         return StepResult(loss, terms, norm, finite, overflow)
 
+    def agreed(self, finite: bool) -> bool:
+        """The same on every rank; what is found from sums over all of them is so already."""
+        return finite
+
     def forward_backward(self, update: Update, counts: Counts, player: Player, sums: _Sums, step: int) -> None:
         """Accumulates the gradient of the whole update."""
         loss = update.loss or self.method.loss
@@ -277,7 +287,7 @@ class Engine:
             def accumulate(terms: Terms, *, share: float = 1.0, last: bool = True, final: bool = final) -> None:
                 self.synchronise(player, final and last)
                 # Data-parallel engines average over ranks; the counts are global, so undo the average.
-                total = scaled_total(terms, counts) * (share * self.processes.world)
+                total = scaled_total(terms, counts) * (share * self.data_parallel.world)
                 player.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
 
             if self.method.backward is not None:
@@ -307,8 +317,8 @@ class Engine:
         for value in together.values():
             value.requires_grad_(value.is_floating_point())
         terms = self.method.joint(together)
-        sums.add(terms, share=1 / self.processes.world)  # every rank computes the whole
-        total = scaled_total(terms, counts) * self.processes.world
+        sums.add(terms, share=1 / self.data_parallel.world)  # every rank computes the whole
+        total = scaled_total(terms, counts) * self.data_parallel.world
         player.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         for index, batch in enumerate(update.batches):
             self.synchronise(player, index == len(update.batches) - 1)
@@ -323,7 +333,7 @@ class Engine:
             balance = self.balance(player, batch)
             sums.add(balance)
             if balance:
-                passed.append(player.scaler.scale(scaled_total(balance, counts) * self.processes.world))
+                passed.append(player.scaler.scale(scaled_total(balance, counts) * self.data_parallel.world))
             torch.stack(passed).sum().backward()  # type: ignore[no-untyped-call]
 
     def represented(self, batch: Batch, step: int, index: int) -> dict[str, Tensor]:
@@ -333,8 +343,9 @@ class Engine:
 
     def together(self, made: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], int]:
         """(the parts of all micro-batches of all ranks, where those of this rank begin); without gradients."""
-        gathered = {name: self.processes.gather(torch.cat([part[name] for part in made]).detach()) for name in made[0]}
-        before = next(iter(gathered.values()))[: self.processes.rank]
+        among = self.data_parallel
+        gathered = {name: among.gather(torch.cat([part[name] for part in made]).detach()) for name in made[0]}
+        before = next(iter(gathered.values()))[: among.rank]
         return {name: torch.cat(parts) for name, parts in gathered.items()}, sum(map(len, before))
 
     def routed(self, player: Player) -> list[RoleModel]:
@@ -364,7 +375,7 @@ class Engine:
     def prepared(self, batch: Batch, step: int, index: int) -> Batch:
         """The micro-batch on the device with the fields of frozen roles; seeds the passes that follow."""
         batch = batch.to(self.device)
-        torch.manual_seed(derive_seed(self.recipe.seed, step, self.processes.rank, "forward", index))
+        torch.manual_seed(derive_seed(self.recipe.seed, step, self.data_parallel.rank, "forward", index))
         with torch.no_grad():
             return self.method.prepare(batch)
 
@@ -417,19 +428,24 @@ class Engine:
 
     def gradient_norm(self, player: Player) -> float:
         """2-norm of the player's whole gradient, over all shards."""
-        gradients = [p.grad for p in player.named.values() if p.grad is not None]
-        if not gradients:
-            return 0.0
-        norm = torch.nn.utils.get_total_norm(gradients)
-        return float(whole_tensors({"norm": norm})["norm"])
+        gradients = {name: p.grad for name, p in player.named.items() if p.grad is not None}
+        norms = {
+            names[0]: torch.nn.utils.get_total_norm([gradients[name] for name in names])
+            for names in by_layout(gradients)
+        }
+        return math.hypot(*map(float, whole_tensors(norms).values()))
 
     def clip(self, player: Player, norm: float) -> None:
         """Scales the gradient down to `train.clip` if it is longer, or cuts its numbers."""
-        limit = self.recipe.train.clip
-        if limit is not None and self.recipe.train.clip_by == "value":
-            torch.nn.utils.clip_grad_value_(list(player.named.values()), limit)
-        elif limit is not None and norm > limit:
-            torch.nn.utils.clip_grads_with_norm_(list(player.named.values()), limit, torch.tensor(norm))
+        limit, by_value = self.recipe.train.clip, self.recipe.train.clip_by == "value"
+        if limit is None or not (by_value or norm > limit):
+            return
+        for names in by_layout(player.named):
+            parameters = [player.named[name] for name in names]
+            if by_value:
+                torch.nn.utils.clip_grad_value_(parameters, limit)
+            else:
+                torch.nn.utils.clip_grads_with_norm_(parameters, limit, torch.tensor(norm))
 
     # Validation
 
@@ -456,9 +472,9 @@ class Engine:
         if not counts:
             return {}
         if made:
-            sums.add(self.method.joint(self.together(made)[0]), share=1 / self.processes.world)
-        host = self.processes.sum({**sums.host(), "": size}, self.device)
-        loss, terms = sums.means(host, self.processes.sum(counts, self.device))
+            sums.add(self.method.joint(self.together(made)[0]), share=1 / self.data_parallel.world)
+        host = self.data_parallel.sum({**sums.host(), "": size}, self.device)
+        loss, terms = sums.means(host, self.data_parallel.sum(counts, self.device))
         figures = {"loss": loss, **terms}
         if host[""] and "nll" in host:
             figures["bits_per_byte"] = host["nll"] / math.log(2) / host[""]

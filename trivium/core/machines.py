@@ -239,7 +239,8 @@ def update_seconds(
     """Seconds of one update.
 
     compute = FLOPs / (R peak utilisation), a third more with activation checkpointing, times the pipeline's bubble
-    talk    = bytes that each process sends / bandwidth, hidden behind the compute at best and typically, added at worst
+    talk    = bytes that each process sends / bandwidth, hidden behind the compute at best and typically, added at
+              worst; under `tensor` never hidden
     floor   = on GPUs, the time in which the CPU can start the kernels
     """
     flops = plan.flops / plan.steps * (4 / 3 if plan.memory.checkpointing else 1.0)
@@ -250,6 +251,8 @@ def update_seconds(
     blocks = config.num_layers + (config.num_decoder_layers or 0)
     floors = [micros * blocks * each if description.kind == "cuda" else 0.0 for each in LAUNCH_SECONDS]
     best, usual, worst = (bubble * flops / (peak * share) for share in reversed(description.shares))
+    if recipe.engine.name == "tensor":
+        return Range(*(max(each + talk, floor) for each, floor in zip((best, usual, worst), floors, strict=True)))
     return Range(max(best, talk, floors[0]), max(usual, talk, floors[1]), max(worst + talk, floors[2]))
 
 
@@ -257,16 +260,20 @@ def sent_bytes(config: ModelConfig, recipe: Recipe, plan: Forecast, *, ranks: in
     """Bytes that one process sends in an update (ring algorithms).
 
     ddp: 2 (R - 1) / R of the gradients. fsdp2: (R - 1) / R of the weights twice in each micro-batch, and of the
-    gradients once. pipeline: hidden states forward and their gradients backward.
+    gradients once. tensor: four all-reduces of the hidden states in each block. pipeline: hidden states forward and
+    their gradients backward.
     """
     others = (ranks - 1) / ranks
     half = recipe.train.precision != "fp32"
+    tokens = recipe.train.batch_size * recipe.data.sequence_length
     match recipe.engine.name:
         case "ddp":
             return 2 * others * 4 * plan.trainable_parameters
         case "fsdp2":
             return others * (2 * micros * (2 if half else 4) * plan.parameters + 4 * plan.trainable_parameters)
+        case "tensor":
+            blocks = config.num_layers + (config.num_decoder_layers or 0)
+            return 4 * blocks * 2 * others * tokens * config.hidden_size * (2 if half else 4)
         case "pipeline" if ranks > 1:
-            tokens = recipe.train.batch_size * recipe.data.sequence_length
             return 2 * tokens * config.hidden_size * (2 if half else 4)
     return 0.0

@@ -35,6 +35,7 @@ Several processes (R of them, each with its share of the rows):
     ddp          the gradients stay allocated between updates: + gradients during the forward pass
     fsdp2        weights, gradients and optimiser / R; + two gathered blocks and what stands around the blocks, with
                  their gradients
+    tensor       embedding and head whole, the rest / R; in blocks Q, K and I / R; all rows pass through it
     pipeline     the largest stage: L / R blocks with embedding and head; all rows pass through it, several
                  micro-batches at a time (R with 1f1b, all of them with gpipe)
 
@@ -55,6 +56,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trivium.core.progress import memory_bytes, readable_bytes
+from trivium.core.tensor_shapes import local_shape
 from trivium.errors import ConfigError
 from trivium.registry import component
 
@@ -351,16 +353,18 @@ def plan_memory(
     parameters = round(config.parameters() * share)
     trained = parameters if held.trainable is None else round(held.trainable * share)
     row = recipe.data.sequence_length
-    rows = recipe.train.batch_size if engine == "pipeline" else max(1, recipe.train.batch_size // ranks)
+    dealt = 1 if engine in ("pipeline", "tensor") else ranks
+    rows = max(1, recipe.train.batch_size // dealt)
+    inside = local_shape(config, ranks) if engine == "tensor" else config
     micro_rows = min(recipe.train.micro_rows or rows, rows)
     packed = recipe.data.packing != "none"
-    blocks, block, inputs = _blocks(config, half=half, packed=packed, source_share=source_share)
+    blocks, block, inputs = _blocks(inside, half=half, packed=packed, source_share=source_share)
     blocks, inputs = held.depth * blocks, held.depth * inputs
     if held.quantized:
-        blocks += held.depth * config.num_layers * _outputs(config) * (2 if half else 4)
+        blocks += held.depth * config.num_layers * _outputs(inside) * (2 if half else 4)
     if trained_share < FEW_TRAINED and config.kind != "encoder_decoder" and not config.experts:
         blocks -= (1 - trained_share) * LEFT_OUT * block  # the last block, run for trained tokens only
-    kept, again = _checkpointed(config, recipe, half=half, blocks=blocks, block=block, inputs=inputs, depth=held.depth)
+    kept, again = _checkpointed(inside, recipe, half=half, blocks=blocks, block=block, inputs=inputs, depth=held.depth)
     ends = 4 * 2 * config.hidden_size
     flying = 1.0
     if engine == "pipeline":
@@ -407,10 +411,10 @@ def _chunk(config: ModelConfig, kind: str, tokens: int) -> int:
 
 
 def _share(config: ModelConfig, engine: str, ranks: int) -> float:
-    """Share of the parameters that one process holds; of a pipeline the largest stage, with both ends."""
+    """Share of the parameters that one process holds; of a pipeline the largest stage, and always both ends."""
     if engine == "fsdp2":
         return 1 / ranks
-    if engine == "pipeline":
+    if engine in ("pipeline", "tensor"):
         around = _around(config)
         return (around + (config.parameters() - around) / ranks) / config.parameters()
     return 1.0

@@ -123,6 +123,13 @@ def plan_scale(
         raise ConfigError(
             "a pipeline has stages", where="--stages", value=stages, fix="add --stages 4, or another engine.name"
         )
+    if engine == "tensor" and tensor == 1:
+        raise ConfigError(
+            "tensor parallelism divides matrices",
+            where="--tensor",
+            value=tensor,
+            fix="add --tensor 8, or another engine.name",
+        )
     if description.devices > 1 and description.network_gb_per_second is None:
         raise ConfigError(
             f"the network between several of {description.name} is not known",
@@ -141,13 +148,14 @@ def plan_scale(
         )
     outside = (description.network_gb_per_second or 0.0) * 1e9 or inside
     links = Links(description.devices, inside, outside, description.latency_us * 1e-6)
-    kind = "ddp" if engine in ("single", "ddp", "pipeline") else "fsdp2"
+    kind = "ddp" if engine in ("single", "ddp", "tensor", "pipeline") else "fsdp2"
     settings: dict[str, Any] = {"engine": kind, "tensor": tensor, "stages": stages}
     grown = [scaled(work, links, count, **settings) for count in counts]
     enough = [count for count in counts if count // (tensor * stages) <= work.rows]
     same = [scaled(work, links, count, rows=work.rows, **settings) for count in enough]
     remarks = [f"computed, not measured: {kind}, one update on one device takes {work.seconds:.3g} s"]
-    remarks += ["tensor parallelism is computed for comparison: Trivium does not run it"] if tensor > 1 else []
+    if tensor > 1 and counts != [tensor]:
+        remarks.append("several copies of a model whose matrices are divided are computed only: `tensor` runs one")
     if len(enough) < len(counts):
         remarks.append(f"more copies than the recipe's {work.rows} rows: raise train.batch_size to use them")
     heading = (

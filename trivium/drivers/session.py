@@ -257,9 +257,10 @@ def open_split(
 
 
 def make_loader(recipe: Recipe, method: Method, dataset: Dataset, processes: Processes) -> Loader:
-    """A loader for this rank; the stages of a pipeline all read the same rows, in one shape."""
+    """A loader for this rank; ranks that share a model all read the same rows, those of a pipeline in one shape."""
     pipeline = recipe.engine.name == "pipeline"
-    world = 1 if pipeline else processes.world
+    together = pipeline or recipe.engine.name == "tensor"
+    world = 1 if together else processes.world
     share = max(1, recipe.train.batch_size // world)
     return Loader(
         dataset,
@@ -269,7 +270,7 @@ def make_loader(recipe: Recipe, method: Method, dataset: Dataset, processes: Pro
         packing=recipe.data.packing,
         seed=recipe.seed,
         shuffle=recipe.data.shuffle,
-        rank=0 if pipeline else processes.rank,
+        rank=0 if together else processes.rank,
         world=world,
         pad_rows=pipeline,
         example=method.example,
@@ -296,6 +297,10 @@ def engine_class(recipe: Recipe) -> type[Engine]:
         from trivium.core.engine_pipeline import PipelineEngine
 
         return PipelineEngine
+    if recipe.engine.name == "tensor":
+        from trivium.core.engine_tensor import TensorEngine
+
+        return TensorEngine
     return Engine
 
 
@@ -303,7 +308,7 @@ def should_compile(recipe: Recipe, config: ModelConfig, total: int, device: torc
     """Whether compiling pays; a function of the recipe and the machine only, so a resumed run decides alike."""
     if recipe.train.compile != "auto":
         return recipe.train.compile == "on"
-    if recipe.engine.name == "pipeline" or not compiler_found():
+    if recipe.engine.name in ("pipeline", "tensor") or not compiler_found():
         return False
     if device.type == "cuda":
         return total >= 500

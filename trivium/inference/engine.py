@@ -100,7 +100,14 @@ class CachedReader:
         self.device = next(module.parameters()).device
         dtype = _compute_dtype(module, self.device)
         longest = room + self._virtual()
-        self._cache = KVCache(module.config, rows=len(prompts), max_length=longest, dtype=dtype, device=self.device)
+        self._cache = KVCache(
+            module.config,
+            rows=len(prompts),
+            max_length=longest,
+            dtype=dtype,
+            device=self.device,
+            heads=module.key_heads,
+        )
 
     def begin(self) -> Tensor:
         """Logits [N, V] after the prompts."""

@@ -87,9 +87,9 @@ class SupervisedContrastive(VectorMethod):
     def check(self, recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig) -> None:
         """Refuses a classifier that no rank could fit."""
         super().check(recipe, tokenizer, model)
-        if self.config.classifier == "logistic" and recipe.engine.name == "fsdp2":
+        if self.config.classifier == "logistic" and recipe.engine.name in ("fsdp2", "tensor"):
             raise ConfigError(
-                "the classifier is fitted by one process, and under fsdp2 none has the whole model",
+                f"the classifier is fitted by one process, and under {recipe.engine.name} none has the whole model",
                 where="method.classifier",
                 value="logistic",
                 fix="set engine.name=ddp or single, or method.classifier=joint",

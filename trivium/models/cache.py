@@ -32,8 +32,10 @@ class KVCache:
         max_length: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        heads: int | None = None,
     ) -> None:
-        shape = (rows, config.num_kv_heads, max_length, config.head_dim)
+        """heads: key/value heads of this process, if the model is divided."""
+        shape = (rows, heads or config.num_kv_heads, max_length, config.head_dim)
 
         def empty() -> list[Tensor]:
             # Zeros, not uninitialised memory: a masked-out NaN times zero would still be NaN.

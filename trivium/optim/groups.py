@@ -135,10 +135,10 @@ def part_of(name: str) -> str:
 
 
 def split_groups(optimizer: Optimizer, settings: Mapping[nn.Parameter, Setting]) -> None:
-    """Cuts the groups of a new optimiser until all parameters of a group share rate and decay."""
+    """Cuts the groups of a new optimiser until all parameters of a group share rate, decay and layout on devices."""
     groups: list[dict[str, Any]] = []
     for group in optimizer.param_groups:
-        parts: dict[tuple[float, float | None], list[nn.Parameter]] = {}
+        parts: dict[tuple[float, float | None, Any], list[nn.Parameter]] = {}
         for parameter in group["params"]:
             setting = settings[parameter]
             own = 1.0 if setting.absolute else group.get("lr_factor", 1.0)
@@ -150,8 +150,9 @@ def split_groups(optimizer: Optimizer, settings: Mapping[nn.Parameter, Setting])
                     fix="delete it, or choose another train.optimizer",
                 )
             decay = group.get("weight_decay") if setting.weight_decay is None else setting.weight_decay
-            parts.setdefault((own * setting.factor, decay), []).append(parameter)
-        for (factor, decay), parameters in parts.items():
+            layout = getattr(parameter, "placements", None)  # no kernel takes whole and sharded tensors together
+            parts.setdefault((own * setting.factor, decay, layout), []).append(parameter)
+        for (factor, decay, _), parameters in parts.items():
             own_decay = {} if decay is None else {"weight_decay": decay}
             groups.append({**group, **own_decay, "params": parameters, "lr_factor": factor})
     optimizer.param_groups[:] = groups
