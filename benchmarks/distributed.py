@@ -1,4 +1,5 @@
-"""What several processes cost on one machine: DDP, FSDP2 and a pipeline on two CPU processes against one process.
+"""What several processes cost on one machine: DDP, FSDP2, tensor parallelism and a pipeline on two CPU
+processes against one process.
 
     python benchmarks/distributed.py [--pairs 3] [--steps 10] [--preset llama-3m] [--out FILE]
 
@@ -7,12 +8,12 @@ for each process. One process does the same work with one thread: with perfect s
 
     one        engine `single`, one thread
     threads    engine `single`, two threads
-    ddp, fsdp2, pipeline    two processes over gloo, one thread each
+    ddp, fsdp2, tensor, pipeline    two processes over gloo, one thread each
 
 `overhead` is 2 t / t1 - 1, with t1 the seconds of an update of one process: 0 is perfect, 1 no gain at all. It holds
-what the processes say to each other, what they wait, the pipeline's bubble, and that two cores share a cache. Tensor
-parallelism is not in the list: Trivium does not run it. `--floor` measures what two processes that have nothing to say
-cost each other (`apart`): the same run twice at once, on half of the rows.
+what the processes say to each other, what they wait, the pipeline's bubble, what both processes of `tensor` compute
+(embedding, norms, head), and that two cores share a cache. `--floor` measures what two processes that have nothing to
+say cost each other (`apart`): the same run twice at once, on half of the rows.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ SIDES = {
     "threads": ("single", 1, 2),
     "ddp": ("ddp", 2, 1),
     "fsdp2": ("fsdp2", 2, 1),
+    "tensor": ("tensor", 2, 1),
     "pipeline": ("pipeline", 2, 1),
 }
 """Engine, processes, threads of each."""

@@ -56,7 +56,7 @@ SHAPES: dict[str, ModelConfig] = {
 }
 GRADIENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     **{f"shape {name}": ("loop", "clm", {"config": config}) for name, config in SHAPES.items()},
-    **{f"method {name}": ("loop", name, {}) for name in ("sft", "dpo", "distill", "two_players")},
+    **{f"method {name}": ("loop", name, {}) for name in ("sft", "dpo", "distill", "freelb", "two_players")},
     "recomputed blocks": ("loop", "clm", {"activation_checkpointing": "block"}),
     "recomputed MLPs": ("loop", "clm", {"activation_checkpointing": "mlp"}),
     "cross attention": ("objective", "seq2seq", {}),
