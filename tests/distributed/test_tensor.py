@@ -5,6 +5,7 @@ All jobs run in one pair of processes, because starting them takes longer than t
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,15 +21,18 @@ from trivium.core.average import MovingAverage
 from trivium.core.callbacks import Callback
 from trivium.core.distributed import Processes
 from trivium.core.engine import StepResult
+from trivium.core.engine_tensor import refuse_changed
 from trivium.core.method import Update
 from trivium.core.tensor_shapes import refuse_undividable
 from trivium.core.trainer import Trainer
 from trivium.errors import ConfigError
 from trivium.inference.engine import generate_ids
 from trivium.inference.request import Sampling
-from trivium.models.build import preset
+from trivium.models.build import build_model, preset
 from trivium.models.config import ModelConfig
 from trivium.recipe import EmaSettings
+from trivium.transforms.lora import LoRA
+from trivium.transforms.trainable import Trainable
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
 
@@ -54,6 +58,7 @@ SHAPES: dict[str, ModelConfig] = {
     "experts": tiny_config(family="mixtral", experts=4, experts_per_token=2, balance_loss=0.0),
     "encoder": shape_of("bert-1m", num_kv_heads=4, **QUIET),
 }
+LAST = SimpleNamespace(cls=Trainable, config=Trainable.Config(last_layers=1), name="trainable")
 GRADIENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     **{f"shape {name}": ("loop", "clm", {"config": config}) for name, config in SHAPES.items()},
     **{f"method {name}": ("loop", name, {}) for name in ("sft", "dpo", "distill", "freelb", "two_players")},
@@ -61,6 +66,7 @@ GRADIENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "recomputed MLPs": ("loop", "clm", {"activation_checkpointing": "mlp"}),
     "cross attention": ("objective", "seq2seq", {}),
     "joint loss": ("contrastive", "pairs, symmetric", {}),
+    "frozen blocks": ("contrastive", "cosine", {"transforms": [LAST]}),
 }
 """Name -> (which trainer, method or objective, settings)."""
 USUAL = ["adamw", "muon"]
@@ -211,6 +217,13 @@ def test_ranks_drop_the_same_between_branches_and_other_numbers_inside(results: 
     assert all(torch.equal(weight, second["plain"][name]) for name, weight in first["plain"].items())
     assert torch.equal(first["next"], second["next"])
     assert not torch.equal(first["dropped"], second["dropped"])
+
+
+def test_a_folder_with_an_adapter_is_refused() -> None:
+    model = build_model(tiny_config(), seed=1, dtype=torch.float32)
+    model.transforms.append(LoRA(LoRA.Config()))
+    with pytest.raises(ConfigError, match="does not divide those of LoRA"):
+        refuse_changed(model)
 
 
 def test_divided_models_answer_like_whole_ones(results: list[dict[str, Any]]) -> None:

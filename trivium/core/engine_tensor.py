@@ -29,6 +29,7 @@ from trivium.core.engine import Engine, Player, _Sums
 from trivium.core.method import RoleModel, Update
 from trivium.core.tensor_shapes import refuse_undividable
 from trivium.core.terms import Counts
+from trivium.errors import ConfigError
 
 if TYPE_CHECKING:
     from trivium.models.layers import Block
@@ -55,6 +56,7 @@ class TensorEngine(Engine):
     def place(self, role: RoleModel) -> None:
         """Divides a role, trainable or frozen, before it moves to the device."""
         refuse_undividable(role.module.config, self.processes.world)
+        refuse_changed(role.module)
         divide(role.module, self.mesh)
         super().place(role)
 
@@ -93,6 +95,19 @@ class TensorEngine(Engine):
     def agreed(self, finite: bool) -> bool:
         """Whether it is so on every rank: either all step or none."""
         return not self.processes.any(not finite, self.device)
+
+
+def refuse_changed(model: Transformer) -> None:
+    """ConfigError for a model whose layers are others than its configuration says, also if its folder made them so."""
+    changed = [transform for transform in model.transforms if transform.adapter or transform.changes_base]
+    if changed:
+        name = type(changed[0]).__name__
+        raise ConfigError(
+            f"tensor parallelism trains the model's own weights, it does not divide those of {name}",
+            where="engine.name",
+            value="tensor",
+            fix="set engine.name=fsdp2 (or ddp, or single), or merge adapters first: trivium export --merge",
+        )
 
 
 def divide(model: Transformer, mesh: DeviceMesh) -> None:
