@@ -353,10 +353,8 @@ def plan_memory(
     parameters = round(config.parameters() * share)
     trained = parameters if held.trainable is None else round(held.trainable * share)
     row = recipe.data.sequence_length
-    dealt = 1 if engine in ("pipeline", "tensor") else ranks
-    rows = max(1, recipe.train.batch_size // dealt)
+    rows, micro_rows = _rows(recipe, ranks)
     inside = local_shape(config, ranks) if engine == "tensor" else config
-    micro_rows = min(recipe.train.micro_rows or rows, rows)
     packed = recipe.data.packing != "none"
     blocks, block, inputs = _blocks(inside, half=half, packed=packed, source_share=source_share)
     blocks, inputs = held.depth * blocks, held.depth * inputs
@@ -400,6 +398,12 @@ def plan_memory(
         fitting = plan.rows_that_fit(MARGIN * machine.memory_bytes, checkpointing=plan.checkpointing)
         plan = replace(plan, micro_rows=max(1, fitting))
     return plan
+
+
+def _rows(recipe: Recipe, ranks: int) -> tuple[int, int]:
+    """Rows of one process in (an update, a micro-batch); all of them where the ranks share one copy of the model."""
+    rows = max(1, recipe.train.batch_size // (1 if recipe.engine.name in ("pipeline", "tensor") else ranks))
+    return rows, min(recipe.train.micro_rows or rows, rows)
 
 
 def _chunk(config: ModelConfig, kind: str, tokens: int) -> int:
