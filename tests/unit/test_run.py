@@ -196,6 +196,23 @@ def test_continuing_with_other_settings_is_refused(changed: Changed, monkeypatch
     assert tv.train(changed(log_every=2)).final is not None, "how it is logged may change"
 
 
+def test_continuing_where_numbers_are_rounded_otherwise_is_said(
+    changed: Changed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for end in (2, 4):
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, end)
+            with pytest.raises(Interrupted):
+                tv.train(changed())
+        assert "rounded otherwise" not in capsys.readouterr().err
+    record = Path(changed()["runs"]) / changed()["name"] / "environment.json"
+    found = json.loads(record.read_text())
+    record.write_text(json.dumps({**found, "torch": {**found["torch"], "kernels": "another"}}))
+    tv.train(changed())
+    said = capsys.readouterr().err
+    assert "numbers are rounded otherwise: torch kernels: another, now " in said
+
+
 def test_divergence_stops_and_leaves_the_last_good_checkpoint(changed: Changed) -> None:
     with pytest.raises(TrainingDiverged, match="not finite in 3 updates in a row") as caught:
         tv.train(changed(lr=1e30, clip=None, max_nonfinite=2, steps=20, warmup_steps=0))

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,21 @@ def environment() -> dict[str, Any]:
     }
 
 
+_ARITHMETIC = ("torch version", "torch kernels", "torch capability", "torch gpus", "cpu flags")
+"""What decides how sums are rounded."""
+
+
+def other_arithmetic(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a run is continued with, where numbers are rounded otherwise than before: `torch kernels: C, now torch`."""
+    found = []
+    for name in _ARITHMETIC:
+        part, key = name.split()
+        old, new = ((each.get(part) or {}).get(key) for each in (before, now))
+        if None not in (old, new) and old != new:
+            found.append(f"{name}: {old}, now {new}")
+    return found
+
+
 def _processor() -> dict[str, Any]:
     """`flags` is a hash: equal flags choose equal kernels."""
     information = Path("/proc/cpuinfo")
@@ -57,11 +73,13 @@ def _torch() -> dict[str, Any] | None:
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "get_num_threads"):
         return None
+    attention = sys.modules.get("trivium.models.native_attention")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "version": torch.__version__,
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
+        "kernels": None if attention is None else "C" if attention.kernel() is not None else "torch",
         "cuda": torch.version.cuda,
         "gpus": gpus,
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trivium.artifacts.environment import environment
+from trivium.artifacts.environment import environment, other_arithmetic
 from trivium.artifacts.secrets import redact_command
 from trivium.artifacts.temporary import is_at
 from trivium.artifacts.writer import make_folder, write_file
@@ -81,15 +81,25 @@ class RunFolder:
         """Moves an earlier run out of the way (`--fresh`); nothing is deleted. Refuses while it is running."""
         return set_aside_alone(self.path, BUSY)
 
-    def begin(self, *, has_checkpoint: bool) -> None:
-        """Writes configuration and environment; refuses to continue a run that was started with other settings."""
-        stored = self.path / "config.yaml"
+    def begin(self, *, has_checkpoint: bool) -> list[str]:
+        """Writes configuration and environment; refuses to continue a run that was started with other settings.
+
+        Returns what to say of it.
+        """
+        stored, now, others = self.path / "config.yaml", environment(), list[str]()
         if has_checkpoint and stored.exists():
             self.refuse_other_settings(stored)
+            others = other_arithmetic(self.read_json("environment.json"), now)
         write_file(stored, self.resolved.to_yaml())
         differences = {key: list(pair) for key, pair in self.resolved.differences_from_defaults().items()}
         write_file(self.path / "differences.json", json.dumps(differences, indent=1, default=str))
-        write_file(self.path / "environment.json", json.dumps(environment(), indent=1))
+        write_file(self.path / "environment.json", json.dumps(now, indent=1))
+        different = "; ".join(others)
+        return (
+            [f"not bit for bit what it would have been, since numbers are rounded otherwise: {different}"]
+            if others
+            else []
+        )
 
     def refuse_other_settings(self, stored: Path) -> None:
         """Compares with what the run was started with, key by key."""

@@ -115,12 +115,14 @@ def run(session: Session, folder: RunFolder, callbacks: Sequence[Callback] = ())
     if main:
         for message in [*store.messages, *session.notes, *describe_groups(groups)]:
             say(message)
-        folder.begin(has_checkpoint=resumed is not None)
+        remarks = folder.begin(has_checkpoint=resumed is not None)
         folder.write_json("data.json", data_summary(session))
         folder.write_json("groups.json", {"groups": [asdict(row) for row in groups]})
         folder.status("running", trainer.progression.step)
         if resumed:
             say(f"continuing {folder.path} after update {trainer.progression.step} of {session.total}")
+        for remark in remarks:
+            say(remark)
     trainer.save = checkpoints.save
     with make_progress(session) as progress, reported(session, folder):
         forecasting = Forecasting(session, folder, progress)
