@@ -170,9 +170,10 @@ def test_large_scores_do_not_overflow() -> None:
     ("pattern", "layout", "kind"),
     [
         (Pattern(softcap=2.0), Layout((12, 12)), UniformAttention),
+        (Pattern(), Layout((1 << 15,)), UniformAttention),
         (Pattern(bias=lambda queries, keys: torch.zeros(1, len(queries), len(keys))), Layout((3, 9)), RaggedAttention),
     ],
-    ids=["bound", "bias"],
+    ids=["bound", "long", "bias"],
 )
 def test_torch_does_what_the_kernel_does_not_know(pattern: Pattern, layout: Layout, kind: type) -> None:
     assert isinstance(plan_attention(layout, pattern=pattern, device=CPU), kind)

@@ -600,7 +600,7 @@ def plan_attention(
             return UniformAttention(layout.uniform, pattern=pattern, device=device)
         return RaggedAttention(layout, pattern=pattern, device=device)
 
-    if dropout or not native_suits(device, pattern):
+    if dropout or not native_suits(device, pattern, layout.lengths):
         return by_torch()
     compiles = not any(prefixes)
     return NativeAttention(
@@ -616,7 +616,7 @@ def plan_picked_attention(
     if wanted is None or not plain or wanted.device.type != "cpu" or not len(wanted):
         return None
     by_torch = partial(PickedAttention, layout, wanted, pattern=pattern)
-    if dropout or not native_suits(wanted.device, pattern):
+    if dropout or not native_suits(wanted.device, pattern, layout.lengths):
         return by_torch()
     counts = torch.bincount(layout.sequence_ids(wanted.device)[wanted], minlength=layout.sequences)
     return NativeAttention(counts.tolist(), layout.lengths, pattern=pattern, otherwise=by_torch)
@@ -637,7 +637,7 @@ def plan_cross_attention(
     if source is None:
         raise ValueError("an encoder-decoder needs a source")
     by_torch = partial(CrossAttention, layout, source, pattern=pattern, device=device)
-    if dropout or not native_suits(device, pattern):
+    if dropout or not native_suits(device, pattern, source.lengths):
         return by_torch()
     return NativeAttention(layout.lengths, source.lengths, pattern=pattern, otherwise=by_torch)
 

@@ -30,6 +30,9 @@ _PLACES = ("start", "key_start", "prefix")
 _STEPS = ("query_step", "key_step", "value_step", "grad_step")
 _NUMBERS = ("sequences", "heads", "key_heads", "width", "causal", "window", "derives")
 
+_LONGEST = 16384
+"""Keys of a sequence; each thread holds copies of those of a head, which torch does without."""
+
 Places = tuple[Tensor, Tensor, Tensor | None]
 """[S + 1] where each sequence begins among the queries and among the keys, and [S] first keys that all of it sees."""
 
@@ -82,9 +85,10 @@ class NativeAttention:
         return result
 
 
-def native_suits(device: torch.device, pattern: Pattern) -> bool:
-    """Whether the kernel computes this pattern on this device."""
-    return device.type == "cpu" and pattern.bias is None and pattern.softcap is None and kernel() is not None
+def native_suits(device: torch.device, pattern: Pattern, lengths: Sequence[int]) -> bool:
+    """Whether the kernel computes this pattern on this device, for sequences of so many keys."""
+    plain = pattern.bias is None and pattern.softcap is None
+    return device.type == "cpu" and plain and max(lengths, default=0) <= _LONGEST and kernel() is not None
 
 
 @cache
