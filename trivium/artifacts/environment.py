@@ -79,7 +79,7 @@ def _torch() -> dict[str, Any] | None:
         "version": torch.__version__,
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "kernels": None if attention is None else "C" if attention.kernel() is not None else "torch",
+        "kernels": None if attention is None or gpus else "C" if attention.kernel() is not None else "torch",
         "cuda": torch.version.cuda,
         "gpus": gpus,
     }

@@ -33,8 +33,9 @@ _NUMBERS = ("sequences", "heads", "key_heads", "width", "causal", "window", "der
 _LONGEST = 16384
 """Keys of a sequence; each thread holds copies of those of a head, which torch does without."""
 
-Places = tuple[Tensor, Tensor, Tensor | None]
-"""[S + 1] where each sequence begins among the queries and among the keys, and [S] first keys that all of it sees."""
+Plan = tuple[Tensor, Tensor, Tensor | None, bool, int | None, float]
+"""[S + 1] where each sequence begins among the queries and among the keys, [S] first keys that all of it sees; whether
+it is causal, the window, and the scale."""
 
 
 class _Attention(ctypes.Structure):
@@ -62,7 +63,7 @@ class NativeAttention:
         self.pattern, self.compiles, self._otherwise = pattern, compiles, otherwise
         start = _starts(lengths)
         prefix = torch.tensor(prefixes) if any(prefixes) else None
-        self.places: Places = (start, start if others is None else _starts(others), prefix)
+        self.places = start, start if others is None else _starts(others), prefix
 
     @cached_property
     def otherwise(self) -> Attend:
@@ -80,7 +81,7 @@ class NativeAttention:
             traced: tuple[Tensor, Tensor] = _traced(query, key, value, *rest)
             return traced[0]
         if not (torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)):
-            return _forward(query, key, value, *rest, keep=False)[0]
+            return _forward(query, key, value, rest, keep=False)[0]
         result: Tensor = _Native.apply(query, key, value, *rest)  # type: ignore[no-untyped-call]
         return result
 
@@ -105,9 +106,9 @@ def kernel() -> ctypes.CDLL | None:
         expected = scaled_dot_product_attention(rows, rows, rows, is_causal=True)
         (slope,) = torch.autograd.grad((expected * rows.detach()).sum(), rows)
     rest = *places, None, True, None, 20**-0.5
-    out, logsums = _forward(x, x, x, *rest, keep=True, loaded=loaded)
+    out, logsums = _forward(x, x, x, rest, keep=True, loaded=loaded)
     assert logsums is not None
-    slopes = torch.stack(_backward(x, x, x, x, out, logsums, *rest, loaded=loaded)).sum(0)
+    slopes = torch.stack(_backward(x, x, x, x, out, logsums, rest, loaded=loaded)).sum(0)
     pairs = (out, expected), (slopes, slope)
     return loaded if all(torch.allclose(a, b.transpose(1, 2).reshape(x.shape), atol=1e-4) for a, b in pairs) else None
 
@@ -130,14 +131,9 @@ def _dense(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
 
 
-def _run(
-    loaded: ctypes.CDLL | None,
-    places: Places,
-    causal: bool,
-    window: int | None,
-    scale: float,
-    **tensors: Tensor | None,
-) -> None:
+def _run(loaded: ctypes.CDLL | None, plan: Plan, **tensors: Tensor | None) -> None:
+    start, key_start, prefix, causal, window, scale = plan
+    places = start, key_start, prefix
     found = loaded or kernel()
     assert found is not None
     query, key = tensors["query"], tensors["key"]
@@ -169,12 +165,7 @@ def _forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    start: Tensor,
-    key_start: Tensor,
-    prefix: Tensor | None,
-    causal: bool,
-    window: int | None,
-    scale: float,
+    plan: Plan,
     *,
     keep: bool,
     loaded: ctypes.CDLL | None = None,
@@ -183,8 +174,7 @@ def _forward(
     query, key, value = map(_dense, (query, key, value))
     out = query.new_empty(query.shape)
     logsums = query.new_empty(query.shape[:2]) if keep else None
-    places = start, key_start, prefix
-    _run(loaded, places, causal, window, scale, query=query, key=key, value=value, out=out, logsums=logsums)
+    _run(loaded, plan, query=query, key=key, value=value, out=out, logsums=logsums)
     return out, logsums
 
 
@@ -195,12 +185,7 @@ def _backward(
     value: Tensor,
     out: Tensor,
     logsums: Tensor,
-    start: Tensor,
-    key_start: Tensor,
-    prefix: Tensor | None,
-    causal: bool,
-    window: int | None,
-    scale: float,
+    plan: Plan,
     loaded: ctypes.CDLL | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
@@ -208,14 +193,14 @@ def _backward(
     made = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
     inputs = {"query": query, "key": key, "value": value, "grad": grad, "out": out, "logsums": logsums}
     results = dict(zip(("to_query", "to_key", "to_value"), made, strict=True))
-    _run(loaded, (start, key_start, prefix), causal, window, scale, **inputs, **results)
+    _run(loaded, plan, **inputs, **results)
     return made
 
 
 class _Native(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Tensor:
-        out, logsums = _forward(query, key, value, *rest, keep=True)
+        out, logsums = _forward(query, key, value, rest, keep=True)
         ctx.save_for_backward(query, key, value, out, logsums)
         ctx.rest = rest
         return out
@@ -223,7 +208,8 @@ class _Native(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return *_backward(upstream[0], *ctx.saved_tensors, *ctx.rest), *(None,) * len(ctx.rest)
+        query, key, value, out, logsums = ctx.saved_tensors
+        return *_backward(upstream[0], query, key, value, out, logsums, ctx.rest), *(None,) * len(ctx.rest)
 
 
 @torch.library.custom_op("trivium::native_attention", mutates_args=())
@@ -239,7 +225,7 @@ def _traced(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """The same as one operator, for torch.compile: the lengths are a tensor, read when it runs."""
-    out, logsums = _forward(query, key, value, start, key_start, prefix, causal, window, scale, keep=True)
+    out, logsums = _forward(query, key, value, (start, key_start, prefix, causal, window, scale), keep=True)
     assert logsums is not None
     return out, logsums
 
@@ -259,8 +245,7 @@ def _traced_backward(
     window: int | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rest = start, key_start, prefix, causal, window, scale
-    return _backward(grad, query, key, value, out, logsums, *rest)
+    return _backward(grad, query, key, value, out, logsums, (start, key_start, prefix, causal, window, scale))
 
 
 @_traced.register_fake
