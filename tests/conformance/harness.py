@@ -230,3 +230,17 @@ def assert_same_gradients(
     for name, gradient in reference.items():
         difference = float((ours[name] - gradient).abs().max())
         assert difference <= tolerance * scale, f"{name}: {difference / scale:.2e} relative"
+
+
+def assert_same_end(ours: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Of two trainings: the `weights` that train, the `final` ones to use and the `slots` of the optimiser, about."""
+    for kind in ("weights", "final"):
+        for key, tensor in expected[kind].items():
+            torch.testing.assert_close(ours[kind][key], tensor, rtol=1e-7, atol=1e-9)
+    assert ours["slots"].keys() == expected["slots"].keys()
+    for key, slots in expected["slots"].items():
+        for slot, value in slots.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(ours["slots"][key][slot], value, rtol=1e-6, atol=1e-9)
+            else:
+                assert ours["slots"][key][slot] == value

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conformance import test_contrastive as contrastive
-from tests.conformance.harness import Frozen, assert_same_gradients, make_trainer, tiny_config
+from tests.conformance.harness import Frozen, assert_same_end, assert_same_gradients, make_trainer, tiny_config
 from tests.conformance.objectives import make_method, objective_trainer, tokenizer
 from tests.conformance.test_loop import METHODS
 from tests.distributed.processes import run_ranks
@@ -254,16 +254,7 @@ def check_training(results: list[dict[str, Any]], name: str) -> None:
             assert ours["norms"] == pytest.approx(expected["norms"], rel=1e-9)
             assert ours["tokens"] == expected["tokens"]
             assert ours["loss"] == pytest.approx(expected["loss"], rel=1e-9)
-            for kind in ("weights", "final"):
-                for key, tensor in expected[kind].items():
-                    torch.testing.assert_close(ours[kind][key], tensor, rtol=1e-7, atol=1e-9)
-            assert ours["slots"].keys() == expected["slots"].keys()
-            for key, slots in expected["slots"].items():
-                for slot, value in slots.items():
-                    if isinstance(value, torch.Tensor):
-                        torch.testing.assert_close(ours["slots"][key][slot], value, rtol=1e-6, atol=1e-9)
-                    else:
-                        assert ours["slots"][key][slot] == value
+            assert_same_end(ours, expected)
 
 
 @pytest.mark.parametrize(
