@@ -17,7 +17,7 @@ from pydantic import Field
 from trivium.config import StrictModel
 from trivium.lazy import torch
 from trivium.optim.groups import decay_groups
-from trivium.optim.stepper import make_stepper
+from trivium.optim.stepper import make_stepper, own
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,7 +60,8 @@ class Lion:
         group: dict[str, Any],
     ) -> None:
         """One step of all."""
-        momenta = [state["momentum"] for state in states]
+        momenta = own([state["momentum"] for state in states])
+        parameters, gradients = own(parameters), own(gradients)
         signs = torch._foreach_lerp(momenta, gradients, 1 - self.config.beta1)
         torch._foreach_sign_(signs)
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])

@@ -102,7 +102,10 @@ class Muon:
         config = self.config
         means = [state["mean"] for state in states]
         torch._foreach_lerp_(means, gradients, 1 - config.momentum)
-        moves = torch._foreach_lerp(gradients, means, config.momentum) if config.nesterov else means
+        moves = means
+        if config.nesterov:  # a copy and a change in place: torch 2.11 cannot do both in one for sharded tensors
+            moves = list(torch._foreach_mul(gradients, 1))
+            torch._foreach_lerp_(moves, means, config.momentum)
         alike: dict[Any, list[int]] = {}
         for place, move in enumerate(moves):
             alike.setdefault(move.shape, []).append(place)

@@ -20,7 +20,7 @@ from pydantic import Field
 from trivium.config import StrictModel
 from trivium.lazy import torch
 from trivium.optim.groups import decay_groups
-from trivium.optim.stepper import make_stepper
+from trivium.optim.stepper import make_stepper, own
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,10 +75,11 @@ class ScheduleFree:
     ) -> None:
         """One step of all."""
         lr, beta = group["lr"], self.config.beta
+        targets = own([state["z"] for state in states])
+        parameters, gradients = own(parameters), own(gradients)
         steps = self.directions(gradients, states)
         torch._foreach_add_(steps, parameters, alpha=group["weight_decay"])
         shares = [self.share(state, lr) for state in states]
-        targets = [state["z"] for state in states]
         torch._foreach_lerp_(parameters, targets, shares)
         torch._foreach_add_(targets, steps, alpha=-lr)
         torch._foreach_mul_(steps, [lr * (beta * (1 - share) - 1) for share in shares])
@@ -89,7 +90,7 @@ class ScheduleFree:
         config = self.config
         if config.variant == "sgd":
             return [gradient.clone() for gradient in gradients]
-        squares = [state["square"] for state in states]
+        squares = own([state["square"] for state in states])
         torch._foreach_mul_(squares, config.beta2)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - config.beta2)
         below = torch._foreach_sqrt(squares)

@@ -98,6 +98,17 @@ def pieces(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
         yield piece
 
 
+def own(tensors: list[Tensor]) -> list[Tensor]:
+    """This rank's parts of tensors, which share their memory; those that are not sharded stay as they are.
+
+    For kernels that torch 2.11 has for whole tensors only, and what they do to each number alone. The gradient and the
+    state of a parameter are sharded as it is.
+    """
+    from torch.distributed.tensor import DTensor
+
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor; a collective call there, and nothing elsewhere."""
     from torch.distributed.tensor import DTensor
