@@ -96,6 +96,13 @@ class KVCache:
         self.lengths += other.lengths
         self.runs = []
 
+    def move(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Goes on in this memory: one tensor for each layer, with at least the rows and the room that are in use."""
+        stored = max(self.lengths, default=0)
+        for new, old in zip((*keys, *values), (*self.keys, *self.values), strict=True):
+            new[: self.rows, :, :stored] = old[: self.rows, :, :stored]
+        self.keys, self.values = list(keys), list(values)
+
     def _grow(self, rows: int, room: int) -> None:
         """New memory of this size, with what is stored."""
         stored = max(self.lengths, default=0)

@@ -1,10 +1,11 @@
-"""Blocks in fewer operations, for forward passes without gradients on a CPU.
+"""Blocks in fewer operations, for forward passes without gradients: on a CPU, and on a GPU as CUDA graphs.
 
 A step of decoding is some hundred small operations, and what each of them costs beside its arithmetic is half of the
 time of a small model. Where the machine can compile it, one call does all of them (`native_blocks.py`). Else the
 weights that read the same input lie side by side and are one product; the activation, the other factor of a gated MLP
 and the residual sum are done inside the product before them; and the weights are kept once more, in the order in which
-oneDNN reads them fastest. The results are those of the plain blocks, up to rounding.
+oneDNN reads them fastest. On a GPU a step is one launch (`graphs.py`). The results are those of the plain blocks, up to
+rounding.
 
 Shapes: T tokens, D width, I inputs, O outputs, H query heads, K key/value heads, C width of one head.
 """
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from trivium.models import kernels
+from trivium.models.graphs import graphed
 from trivium.models.heads import LanguageHead
 from trivium.models.layers import Attention, Block, GatedMLP, Linear, PlainMLP, joined_bias
 from trivium.models.native_blocks import NativeBlocks, NativeProduct, decoder
@@ -176,10 +178,18 @@ _KEPT: WeakKeyDictionary[Transformer, Fused] = WeakKeyDictionary()
 
 @contextmanager
 def fused(model: Transformer, *, keep: bool) -> Iterator[None]:
-    """Inside, forward passes without gradients run fused blocks where there are any.
+    """Inside, forward passes without gradients run fused blocks or captured steps where there are any.
 
     keep: for the next time, which costs memory; they are made anew when the weights have changed.
     """
+    steps = graphed(model, keep=keep)
+    if steps is not None:
+        model.stepper = steps
+        try:
+            yield
+        finally:
+            model.stepper = None
+        return
     weights = list(model.parameters())
     size = sum(weight.numel() * weight.element_size() for weight in weights)
     whole = all(type(weight) in PLAIN and weight.device.type == "cpu" for weight in weights)

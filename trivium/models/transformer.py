@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ from trivium.models.virtual import OpenedAttention, Opening, opening
 
 Then = Callable[[Tensor, Any], Any]
 Hook = Callable[[Transform, "Transformer"], Tensor | None]
+Stepper = Callable[[Tensor, KVCache, Callable[[], Tensor]], Tensor]
 
 
 class Stack(nn.Module):
@@ -99,17 +100,15 @@ class Stack(nn.Module):
         if prefix is not None:
             positions = prefix.drop(positions)
         config = self.config
-        bias: Bias | None = self.relative_bias if config.positions != "alibi" else Alibi(config)
         drops = self.training and config.attention_dropout > 0
-        pattern = Pattern(causal=self.causal, scale=config.attention_scale, softcap=config.attention_softcap, bias=bias)
 
-        def layer_plan(window: int | None, rope: Rope) -> LayerPlan:
+        def layer_plan(*, sliding: bool) -> LayerPlan:
+            own, rope = self.layer_kind(sliding=sliding)
             angles = None
             if config.positions == "rotary" and cache is not None and not rotary.depends_on_length(rope):
-                angles = _stored_angles(config, rope, positions, cache, sliding=window is not None)
+                angles = _stored_angles(config, rope, positions, cache, sliding=sliding)
             elif config.positions == "rotary":
                 angles = rotary.cos_sin(config, rope, positions, layout=layout, totals=totals)
-            own = replace(pattern, window=window)
             attend = plan_attention(seen, pattern=own, device=device, cache=cache, dropout=drops)
             if prefix is not None:
                 return LayerPlan(angles, OpenedAttention(attend, prefix))
@@ -124,10 +123,23 @@ class Stack(nn.Module):
             cross = CrossPlan(memory, attend)
         return Plan(
             positions,
-            layer_plan(None, config.rope) if False in kinds else None,
-            layer_plan(config.sliding_window, config.local_rope or config.rope) if True in kinds else None,
+            layer_plan(sliding=False) if False in kinds else None,
+            layer_plan(sliding=True) if True in kinds else None,
             cross,
         )
+
+    def layer_kind(self, *, sliding: bool) -> tuple[Pattern, Rope]:
+        """How the layers attend that see a window, or those that see everything, and how their positions turn."""
+        config = self.config
+        bias: Bias | None = self.relative_bias if config.positions != "alibi" else Alibi(config)
+        pattern = Pattern(
+            causal=self.causal,
+            window=config.sliding_window if sliding else None,
+            scale=config.attention_scale,
+            softcap=config.attention_softcap,
+            bias=bias,
+        )
+        return pattern, config.local_rope or config.rope if sliding else config.rope
 
     def _check_positions(self, totals: Sequence[int]) -> None:
         limit = self.config.max_positions
@@ -197,6 +209,9 @@ class Transformer(Stack):
         self.prompts = nn.ModuleDict()
         self.mixer = Mixer()
         self.balance: Tensor | None = None
+        self.stepper: Stepper | None = None
+        """What runs instead of a forward pass of one token for each row of a cache (`trivium.models.graphs`): from the
+        tokens, the cache and the forward pass it stands for to the final hidden states."""
         self.transforms: list[Transform] = []
         self.base: Base | None = None
         self.invented: list[str] = []
@@ -274,7 +289,12 @@ class Transformer(Stack):
             input_ids = input_ids.reshape(-1)
         if layout.tokens != input_ids.shape[0]:
             raise ValueError(f"the layout counts {layout.tokens} tokens, input_ids has {input_ids.shape[0]}")
-        hidden = self._hidden(input_ids, layout, cache, offset, source, token_types, wanted, adapters)
+        plain = partial(self._hidden, input_ids, layout, cache, offset, source, token_types, wanted, adapters)
+        alone = all(given is None for given in (offset, source, token_types, wanted, adapters))
+        if self.stepper is not None and cache is not None and alone and layout.uniform == 1:
+            hidden = self.stepper(input_ids, cache, plain)
+        else:
+            hidden = plain()
         if then is not None:
             return then(hidden, self.head)
         result: Tensor = self.head(hidden, layout)
