@@ -271,9 +271,10 @@ class Decoding:
     def _choose(self, sampler: Sampler, samples: Sequence[Sample], logits: Tensor) -> Tensor:
         """[B] the next token of each of the samples, which go ahead."""
         choice = sampler.choose(logits, allowed=self._allowed(logits, samples))
-        logprobs = torch.stack([choice.logprobs, choice.sampling_logprobs]).tolist()
-        for sample, token, logprob, other in zip(samples, choice.tokens.tolist(), *logprobs, strict=True):
-            sample.ahead.append((token, logprob, other))
+        # All at once, since each transfer waits for the device; a token as float32 is exact up to 2^24.
+        made = torch.stack([choice.tokens.float(), choice.logprobs, choice.sampling_logprobs]).tolist()
+        for sample, token, logprob, other in zip(samples, *made, strict=True):
+            sample.ahead.append((int(token), logprob, other))
         return choice.tokens
 
     def _make_sampler(self, samples: Sequence[Sample]) -> Sampler:

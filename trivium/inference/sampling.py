@@ -86,17 +86,20 @@ class TopK:
 
     def __init__(self, k: Tensor) -> None:
         self._k = k[:, None]
+        # Plain numbers, so that no step waits for the device.
+        self._least, self._most = int(k.min()), int(k.max())
 
     def __call__(self, scores: Scores) -> Scores:
         vocabulary = scores.values.shape[1]
-        best = _best(scores.values, min(int(self._k.max()), vocabulary) or 1)
+        best = _best(scores.values, min(self._most, vocabulary) or 1)
         lowest = best.gather(1, self._k.clamp(1, vocabulary) - 1).masked_fill(self._k == 0, _OFF)
-        kept = None if bool((self._k == 0).any()) else _keep_from(best, lowest)
+        kept = None if not self._least else _keep_from(best, lowest)
         return Scores(_keep_from(scores.values, lowest), kept)
 
     def select(self, rows: Tensor) -> None:
         """Keeps only these rows."""
         self._k = self._k[rows]
+        self._least, self._most = int(self._k.min()), int(self._k.max())
 
 
 class TopP:
@@ -266,7 +269,8 @@ def draw(scores: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     probabilities = scores.softmax(dim=-1, dtype=precise)
     reached = probabilities.cumsum(dim=-1)
     # A number that is rounded up to the very end would fall behind the last possible token.
-    numbers = numbers.to(precise).clamp(max=1 - 4 * torch.finfo(precise).eps).to(scores.device)
+    numbers = numbers.to(precise).clamp(max=1 - 4 * torch.finfo(precise).eps)
+    numbers = numbers.to(scores.device, non_blocking=scores.device.type == "cuda")  # waits for nothing
     at = numbers[:, None] * reached[:, -1:]
     tokens = torch.searchsorted(reached, at, right=True).clamp_(max=scores.shape[1] - 1)
     return tokens[:, 0], probabilities.gather(1, tokens)[:, 0].log().to(scores.dtype)
