@@ -41,6 +41,7 @@ def refuse_wrong_combinations(resolved: ResolvedRecipe, environment: Mapping[str
         *_numbers(resolved),
         *_averages(resolved),
         *_offload(resolved),
+        *_float8(resolved),
         *_without_effect(resolved),
     ]
     raise_first([*missing_things(resolved), *found])
@@ -138,6 +139,9 @@ def _packages(resolved: ResolvedRecipe) -> Iterator[Problem]:
     if recipe.train.tensorboard and not _installed("tensorboard"):
         fix = "pip install 'trivium[tensorboard]'"
         yield _problem(resolved, ("train", "tensorboard"), "train.tensorboard needs the package tensorboard", fix)
+    if recipe.train.precision == "fp8" and not _installed("torchao"):
+        fix = "pip install 'trivium[fp8]'; or set train.precision=bf16"
+        yield _problem(resolved, ("train", "precision"), "FP8 needs the package torchao", fix, "fp8")
     for split, entries in (("train", recipe.data.train), ("validation", recipe.data.validation)):
         for number, source in enumerate(entries):
             package, extra = _PACKAGES.get(Path(source.path).suffix, ("", ""))
@@ -350,6 +354,27 @@ def _offload(resolved: ResolvedRecipe) -> Iterator[Problem]:
         text = f"means in 8 bits cannot be cut into the shards of {recipe.engine.name}"
         fix = "set engine.name=ddp, or train.optimizer=lion or adafactor, which need little state too"
         yield _problem(resolved, ("train", "optimizer"), text, fix, "adamw8bit")
+
+
+def _float8(resolved: ResolvedRecipe) -> Iterator[Problem]:
+    """FP8 takes whole plain layers with weights in float32."""
+    recipe = resolved.recipe
+    if recipe.train.precision != "fp8":
+        return
+    keys: Keys = ("train", "precision")
+    if recipe.engine.name in ("pipeline", "tensor"):
+        text = f"the engine {recipe.engine.name} does not go with FP8"
+        yield _problem(
+            resolved, keys, text, "set train.precision=bf16, or engine.name=fsdp2 (or ddp, or single)", "fp8"
+        )
+    if recipe.model.dtype != "float32":
+        text = f"FP8 needs weights in float32 beside it, not in {recipe.model.dtype}"
+        yield _problem(resolved, ("model", "dtype"), text, "delete this line", recipe.model.dtype)
+    for number, chosen in enumerate(resolved.transforms):
+        if chosen.cls.adapter or chosen.cls.changes_base:
+            text = f"FP8 takes the place of plain layers, but {chosen.name} changes them"
+            fix = "set train.precision=bf16, or delete this line and train all weights"
+            yield _problem(resolved, ("transforms", number), text, fix, chosen.name)
 
 
 def _without_effect(resolved: ResolvedRecipe) -> Iterator[Problem]:

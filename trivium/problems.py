@@ -60,6 +60,7 @@ ELSEWHERE = {
     "model_name_or_path": "model.path",
     "fp16": "train.precision",
     "bf16": "train.precision",
+    "fp8": "train.precision",
     "gradient_checkpointing": "train.activation_checkpointing",
     "output_dir": "runs",
 }

@@ -396,8 +396,8 @@ class TrainSection(StrictModel):
     """Whether `clip` shortens the whole gradient, or cuts each number of it."""
     ema: EmaSettings | None = None
     """A moving average of the weights beside those that train; `{}` for the defaults."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of forward and backward; master weights keep model.dtype."""
+    precision: Literal["fp32", "bf16", "fp16", "fp8"] = "fp32"
+    """Arithmetic of forward and backward; master weights keep model.dtype. `fp8` is for the products of the blocks."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile: `auto` compiles only when the run is long enough to win the time back."""
     activation_checkpointing: Literal["none", "block", "attention", "mlp"] = "none"

@@ -62,7 +62,7 @@ ALSO = {"trivium/data/steps": {"inference"}}
 IMPORT_NAMES = {"pyyaml": "yaml"}
 """Distributions whose import name is not their own."""
 
-OPTIONAL = ("data", "web", "ray", "privacy", "tensorboard", "evaluation", "music", "sweep")
+OPTIONAL = ("data", "web", "ray", "privacy", "tensorboard", "evaluation", "music", "sweep", "fp8")
 """Extras for users."""
 
 BROUGHT_ALONG = {"markupsafe"}

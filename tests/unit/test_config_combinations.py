@@ -31,6 +31,8 @@ TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2"}
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    installed = combinations._installed
+    monkeypatch.setattr(combinations, "_installed", lambda name: name == "torchao" or installed(name))
     Path("recipe.yaml").write_text(RECIPE)
     Path("data.txt").write_text("text")
     for place, marker in (("tokenizer", "tokenizer.json"), ("models/final", "config.json")):
@@ -118,6 +120,27 @@ CASES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
     "shards beside the GPU": (["engine.name=fsdp2", "train.offload=optimizer"], TORCHRUN, ["cannot be offloaded"]),
     "shards in 8 bits": (["engine.name=fsdp2", "train.optimizer=adamw8bit"], TORCHRUN, ["cut into the shards"]),
     "fp16 beside the GPU": (["train.precision=fp16", "train.offload=all"], {}, ["loss scale", "precision=bf16"]),
+    "a pipeline in fp8": (
+        ["engine.name=pipeline", "train.precision=fp8"],
+        TORCHRUN,
+        ["pipeline does not go with FP8", "precision=bf16"],
+    ),
+    "divided in fp8": (["engine.name=tensor", "train.precision=fp8"], TORCHRUN, ["does not go with FP8", "fsdp2"]),
+    "half weights in fp8": (
+        ["train.precision=fp8", "model.dtype=bfloat16"],
+        {},
+        ["weights in float32", "bfloat16", "delete this line"],
+    ),
+    "adapters in fp8": (
+        ["train.precision=fp8", "model={path: models/final}", "transforms=[{name: lora}]"],
+        {},
+        ["lora changes", "lora", "precision=bf16"],
+    ),
+    "a quantised base in fp8": (
+        ["train.precision=fp8", "model={path: models/final}", "transforms=[{name: quantize}, {name: lora}]"],
+        {},
+        ["quantize changes", "precision=bf16"],
+    ),
     "kept elsewhere and computed again": (
         ["train.offload=activations", "train.activation_checkpointing=mlp"],
         {},
@@ -163,6 +186,8 @@ def test_refused(name: str, folder: Path) -> None:
         (["train.schedule=wsd", "train.decay_fraction=0.5"], {}),
         (["data.validation=data.txt", "train.validate_every=5"], {}),
         (["train.decay_fraction=0.2"], {}),
+        (["train.precision=fp8"], {}),
+        (["train.precision=fp8", "engine.name=fsdp2"], TORCHRUN),
         (["engine.device=cuda:3"], {}),
     ],
 )
@@ -180,6 +205,7 @@ def test_the_complete_dump_is_accepted_too(folder: Path) -> None:
     ("override", "package", "extra"),
     [
         ("train.tensorboard=true", "tensorboard", "tensorboard"),
+        ("train.precision=fp8", "torchao", "fp8"),
         ("data.train=data.parquet", "pyarrow", "data"),
         ("data.train=data.txt.zst", "zstandard", "data"),
     ],

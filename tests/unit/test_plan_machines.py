@@ -11,9 +11,10 @@ import yaml
 
 from trivium.cli.main import run
 from trivium.config import resolve
-from trivium.core.machines import BUILT_IN, Range, load_machine, read_machine
+from trivium.core.machines import BUILT_IN, Range, load_machine, read_machine, usable_peak
 from trivium.drivers.planning import Plan, plan_recipe
 from trivium.errors import ConfigError
+from trivium.models.build import preset
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -101,6 +102,23 @@ def test_several_devices_share_the_work_and_the_memory() -> None:
     assert planned("h100-8", 2, engine={"name": "ddp"}).ranks == 2
 
 
+@pytest.mark.parametrize("machine", ["h100", "h200", "b200"])
+def test_fp8_shortens_what_it_multiplies_only(machine: str) -> None:
+    """Twice the peak; but attention, head and experts keep that of bf16."""
+    for name, least, most in (("llama-8b", 1.6, 1.95), ("llama-1m", 1.05, 1.5), ("mixtral-1m", 1.0, 1.3)):
+        config = {"model": {"preset": name, "config": {}}}
+        resolved = [resolve(recipe(**config, train={"precision": precision})).recipe for precision in ("bf16", "fp8")]
+        half, eight = (usable_peak(preset(name, {}), one, load_machine(machine)) for one in resolved)
+        assert least < eight / half < most, name
+
+
+def test_fp8_is_planned_by_its_own_peak() -> None:
+    wide = {"model": {"preset": "llama-8b", "config": {}}}
+    half, eight = (planned("h100", **wide, train={"precision": name, "batch_size": 64}) for name in ("bf16", "fp8"))
+    assert 1.6 < half.update.typical / eight.update.typical < 1.95
+    assert half.forecast.memory.peak == eight.forecast.memory.peak
+
+
 def test_a_pipeline_holds_its_stage_and_waits_at_its_ends() -> None:
     wide = {"model": {"preset": "llama-8b", "config": {}}, "train": {"batch_size": 32, "micro_batch_size": 4}}
     one, staged = planned("h100-8", **wide), planned("h100-8", engine={"name": "pipeline"}, **wide)
@@ -136,7 +154,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"memory_gib": None}, "memory_gib has no value"),
     ({"kind": "tpu"}, "kind is not one of the allowed values"),
     ({"peak_tflops": {}}, "at least one precision"),
-    ({"peak_tflops": {"fp8": 1}}, "peak_tflops"),
+    ({"peak_tflops": {"fp4": 1}}, "peak_tflops"),
     ({"peak_tflops": {"fp32": 0}}, "greater than 0"),
     ({"link_gb_per_second": None}, "link_gb_per_second"),
     ({"utilisation": [0.5, 0.4, 0.3]}, "low, typical, high"),
@@ -169,6 +187,8 @@ def test_machines_that_are_not_there(tmp_path: Path) -> None:
 def test_what_the_recipe_and_the_machine_do_not_fit_together_in() -> None:
     with pytest.raises(ConfigError, match="no matrix peak for bf16"):
         planned("laptop", train={"precision": "bf16"})
+    with pytest.raises(ConfigError, match="no matrix peak for fp8"):
+        planned("a100-80g", train={"precision": "fp8"})
     with pytest.raises(ConfigError, match="has 8 devices"):
         planned("h100-8", 9, engine={"name": "ddp"})
     with pytest.raises(ConfigError, match="'single' uses one device"):

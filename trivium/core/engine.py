@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trivium.core.distributed import Processes, by_layout, shard_like, whole_tensors
+from trivium.core.float8 import Float8Layers, refuse_without_float8, to_float8
 from trivium.core.method import Method, RoleModel, Update, derive_seed
 from trivium.core.offload import Twins, activations_beside, recompute
 from trivium.core.terms import Counts, Term, Terms, scaled_total
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from trivium.models.transformer import Transformer
 
 Use = Literal["validation", "checkpoint", "final"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+"""Of autocast and of gathered shards; beside them `fp8` has products of its own (`trivium.core.float8`)."""
 
 
 @dataclass
@@ -125,6 +127,8 @@ class Engine:
         self.device = device
         self.processes = processes or Processes()
         self.moving_average: MovingAverage | None = None
+        self.float8: dict[str, Float8Layers] = {}
+        """By role: which of its layers multiply in FP8."""
         check_precision(recipe.train.precision, device)
         for role in roles.values():
             self.place(role)
@@ -147,6 +151,8 @@ class Engine:
 
     def place(self, role: RoleModel) -> None:
         """Moves a role to the device and wraps it for the engine; frozen roles are never wrapped for gradients."""
+        if self.recipe.train.precision == "fp8":
+            self.float8[role.name] = to_float8(role.module, self.device, trains=role.trainable)
         role.module.to(self.device)
         role.module.train(role.trainable)
         role.forward = role.module
@@ -593,6 +599,8 @@ def check_precision(precision: str, device: torch.device) -> None:
 
     CPUs run bf16 and fp16 everywhere, if slowly; that is `slow_precision`'s warning.
     """
+    if precision == "fp8":
+        refuse_without_float8(device)
     if device.type == "cuda" and precision == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
         raise ConfigError(
             "this GPU has no bfloat16 arithmetic (it needs compute capability 8.0)",

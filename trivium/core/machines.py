@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from trivium.config import StrictModel
-from trivium.core.plan import Machine, describe_machine
+from trivium.core.plan import Machine, describe_machine, flops_per_token
 from trivium.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class MachineDescription(StrictModel):
     """Memory of each device, in GiB."""
     disk_gib: float | None = Field(None, gt=0)
     """Free disk space in GiB, if it is to be checked."""
-    peak_tflops: dict[Literal["fp32", "bf16", "fp16"], float]
+    peak_tflops: dict[Literal["fp32", "bf16", "fp16", "fp8"], float]
     """Matrix peak of one device in TFLOP/s, by precision, dense."""
     link_gb_per_second: float | None = Field(None, gt=0)
     """Bandwidth between two devices in one direction, in GB/s; needed for more than one device."""
@@ -107,7 +107,7 @@ class MachineDescription(StrictModel):
         return Machine(self.kind, self.cores, round(self.memory_gib * GIB), taken, disk)  # type: ignore[arg-type]
 
 
-_HOPPER = {"fp32": 66.9, "bf16": 989.4, "fp16": 989.4}
+_HOPPER = {"fp32": 66.9, "bf16": 989.4, "fp16": 989.4, "fp8": 1978.9}
 BUILT_IN: dict[str, dict[str, Any]] = {
     "h100-8": {
         "kind": "cuda",
@@ -146,6 +146,12 @@ BUILT_IN: dict[str, dict[str, Any]] = {
         "memory_gib": 141,
         "peak_tflops": _HOPPER,
         "source": "NVIDIA H200 datasheet, SXM: dense peaks, 141 GB",
+    },
+    "b200": {
+        "kind": "cuda",
+        "memory_gib": 180,
+        "peak_tflops": {"fp32": 75, "bf16": 2250, "fp16": 2250, "fp8": 4500},
+        "source": "NVIDIA Blackwell datasheet, HGX B200: half of the peaks with sparsity, 180 GB",
     },
     "laptop": {
         "kind": "cpu",
@@ -199,13 +205,18 @@ def read_machine(path: Path) -> MachineDescription:
 
 def describe_here(folder: Path = Path(), *, device: str = "auto", precision: str = "fp32") -> MachineDescription:
     """This machine, its matrix peak measured for a fraction of a second."""
+    from trivium.core.float8 import has_float8, refuse_without_float8
     from trivium.core.progress import matrix_peak
     from trivium.lazy import torch
 
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     kind: Literal["cuda", "cpu"] = "cuda" if cuda else "cpu"
     found = describe_machine(folder, device=kind)
-    dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
+    dtypes = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    if precision == "fp8":  # beside bf16, in which a part of the work is done
+        refuse_without_float8(torch.device(kind))
+        dtypes["fp8"] = "float8_e4m3fn" if has_float8(torch.device(kind)) else "float32"
+    measured = ("bf16", "fp8") if precision == "fp8" else (precision,)
     return MachineDescription(
         name=HERE,
         kind=kind,
@@ -213,7 +224,7 @@ def describe_here(folder: Path = Path(), *, device: str = "auto", precision: str
         cores=found.cores,
         memory_gib=found.memory_bytes / GIB,
         disk_gib=found.disk_free_bytes / GIB,
-        peak_tflops={precision: matrix_peak(kind, dtype) / 1e12},
+        peak_tflops={name: matrix_peak(kind, dtypes[name]) / 1e12 for name in measured},
         link_gb_per_second=32.0 if cuda else None,
         price_per_hour=0.0,
         source=f"measured now: a plain matrix product with {torch.get_num_threads()} threads",
@@ -244,7 +255,7 @@ def update_seconds(
     floor   = on GPUs, the time in which the CPU can start the kernels
     """
     flops = plan.flops / plan.steps * (4 / 3 if plan.memory.checkpointing else 1.0)
-    peak = description.peak(recipe.train.precision) * ranks
+    peak = usable_peak(config, recipe, description) * ranks
     micros = math.ceil(plan.memory.rows / plan.memory.micro_rows)
     bubble = (micros + ranks - 1) / micros if recipe.engine.name == "pipeline" else 1.0
     talk = sent_bytes(config, recipe, plan, ranks=ranks, micros=micros) / ((description.link_gb_per_second or 1) * 1e9)
@@ -254,6 +265,30 @@ def update_seconds(
     if recipe.engine.name == "tensor":
         return Range(*(max(each + talk, floor) for each, floor in zip((best, usual, worst), floors, strict=True)))
     return Range(max(best, talk, floors[0]), max(usual, talk, floors[1]), max(worst + talk, floors[2]))
+
+
+def usable_peak(config: ModelConfig, recipe: Recipe, description: MachineDescription) -> float:
+    """FLOP/s of one device at the precision of the recipe.
+
+    Of FP8 that is less than its own peak: attention, the head and experts stay in bf16, and their time adds up.
+    """
+    peak = description.peak(recipe.train.precision)
+    if recipe.train.precision != "fp8":
+        return peak
+    half = description.peak_tflops.get("bf16", peak / 2e12) * 1e12
+    share = min(
+        1.0, 6 * float8_parameters(config) / flops_per_token(config, sequence_tokens=recipe.data.sequence_length)
+    )
+    return 1 / (share / peak + (1 - share) / half)
+
+
+def float8_parameters(config: ModelConfig) -> int:
+    """Parameters of the matrices that FP8 multiplies by (`trivium.core.float8`): of the blocks, but not of experts."""
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention = config.hidden_size * (2 * queries + 2 * keys)
+    mlp = 0 if config.experts else (3 if config.mlp == "gated" else 2) * config.hidden_size * config.intermediate_size
+    decoder = config.num_decoder_layers or 0
+    return (config.num_layers + decoder) * (attention + mlp) + decoder * attention
 
 
 def sent_bytes(config: ModelConfig, recipe: Recipe, plan: Forecast, *, ranks: int, micros: int) -> float:

@@ -101,12 +101,17 @@ def matrix_peak(device: str = "cpu", dtype: str = "float32", *, seconds: float =
     """
     size = 8192 if device.startswith("cuda") else 1024
     left = torch.randn(size, size, device=device).to(getattr(torch, dtype))
-    out = torch.empty_like(left)
+    multiply: Callable[[], Any] = functools.partial(torch.mm, left, left, out=torch.empty_like(left))
+    if left.itemsize == 1:  # types of eight bits have a product of their own, with a scale for each matrix
+        one = torch.ones((), device=device)
+        multiply = functools.partial(
+            torch._scaled_mm, left, left.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
     best, end = float("inf"), time.perf_counter() + seconds
-    torch.mm(left, left, out=out)
+    multiply()
     while True:
         start = time.perf_counter()
-        torch.mm(left, left, out=out)
+        multiply()
         if device.startswith("cuda"):
             torch.cuda.synchronize(device)
         now = time.perf_counter()

@@ -110,6 +110,7 @@ def open_session(resolved: ResolvedRecipe) -> Session:
     feed = LoaderFeed(loader, Progression(), recipe.data.prefetch)
     trainer = make_trainer(resolved, method, roles, feed, tokenizer, total, device=device, processes=processes)
     said = [slow_precision(recipe.train.precision, device), idle_offload(recipe.train.offload, device)]
+    said += [f"{role}: {layers.words}" for role, layers in trainer.engine.float8.items()]
     if any(getattr(chosen.config, "cached_features", False) for chosen in resolved.transforms):
         splits = [data for data in (train_data, validation_data) if data is not None]
         started.append(cache_features(recipe, method, splits, device, processes))

@@ -118,6 +118,8 @@ def run(session: Session, folder: RunFolder, callbacks: Sequence[Callback] = ())
         remarks = folder.begin(has_checkpoint=resumed is not None)
         folder.write_json("data.json", data_summary(session))
         folder.write_json("groups.json", {"groups": [asdict(row) for row in groups]})
+        if trainer.engine.float8:
+            folder.write_json("float8.json", {role: asdict(found) for role, found in trainer.engine.float8.items()})
         folder.status("running", trainer.progression.step)
         if resumed:
             say(f"continuing {folder.path} after update {trainer.progression.step} of {session.total}")
