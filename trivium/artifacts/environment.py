@@ -73,13 +73,14 @@ def _torch() -> dict[str, Any] | None:
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "get_num_threads"):
         return None
-    attention = sys.modules.get("trivium.models.native_attention")
+    kernels = [sys.modules.get(f"trivium.models.native_{name}") for name in ("attention", "elementwise")]
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    loaded = not gpus and all(each is not None and each.kernel() is not None for each in kernels)
     return {
         "version": torch.__version__,
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "kernels": None if attention is None or gpus else "C" if attention.kernel() is not None else "torch",
+        "kernels": None if None in kernels or gpus else "C" if loaded else "torch",
         "cuda": torch.version.cuda,
         "gpus": gpus,
     }

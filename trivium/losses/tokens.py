@@ -10,12 +10,13 @@ Shapes: T tokens, N trained tokens, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from trivium.data.batch import IGNORE
+from trivium.models import native_elementwise as native
 from trivium.models.products import linear, product
 
 CHUNKS = {"cpu": (256, 1 << 21), "cuda": (1024, 1 << 27)}
@@ -115,26 +116,35 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float 
     return bounded * softcap, 1 - bounded.square()
 
 
-def _softmax(logits: Tensor, goal: Tensor, *, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """([N, V] probabilities, [N, 1] log-probability of each goal, [N, 1] whether no other token is likelier).
+class _Softmax(NamedTuple):
+    """chances: [N, V] probabilities. picked: [N, 1] log-probability of each goal. right: [N, 1] whether no other token
+    is likelier. entropy: of all rows together, in nats; None where it was not asked for."""
 
-    In float32 at least. Written over the logits unless they are to be kept: fresh memory costs more than softmax.
+    chances: Tensor
+    picked: Tensor
+    right: Tensor
+    entropy: Tensor | None
+
+
+def _softmax(logits: Tensor, goal: Tensor, *, keep: bool = False, measured: bool = False) -> _Softmax:
+    """In float32 at least. Where they need not be kept it is written over the logits [N, V]: fresh memory costs more.
+
+    goal: [N, 1]. measured: the entropy is wanted.
     """
+    if not keep and native.suits(logits):
+        picked, right, entropies = native.softmax_(logits, goal)
+        return _Softmax(logits, picked, right, entropies.sum())
     wide = torch.promote_types(logits.dtype, torch.float32)
     top = logits.amax(1, keepdim=True)
     wanted = logits.gather(1, goal)
-    over = logits if not keep and logits.dtype == wide and logits.device.type == "cpu" else None
-    chances = torch.softmax(logits, dim=-1, dtype=wide, out=over)
+    overwrites = not (keep or measured) and logits.dtype == wide and logits.device.type == "cpu"
+    chances = torch.softmax(logits, dim=-1, dtype=wide, out=logits if overwrites else None)
     picked = (wanted.to(wide) - top.to(wide)) + chances.amax(1, keepdim=True).log()
-    return chances, picked, wanted >= top
-
-
-def _measure(measures: Tensor, logits: Tensor, chances: Tensor, goal: Tensor, picked: Tensor, right: Tensor) -> None:
-    """Adds the sums of a chunk; see `token_loss`."""
-    logsum = logits.gather(1, goal).to(picked.dtype) - picked
-    measures[0] -= picked.sum()
-    measures[1] += right.sum()
-    measures[2] += logsum.sum() - torch.dot(chances.flatten(), logits.to(chances.dtype).flatten())
+    entropy = None
+    if measured:
+        logsum = wanted.to(wide) - picked
+        entropy = logsum.sum() - torch.dot(chances.flatten(), logits.to(wide).flatten())
+    return _Softmax(chances, picked, wanted >= top, entropy)
 
 
 def _changed(
@@ -202,16 +212,20 @@ class _TokenLoss(torch.autograd.Function):
             for at in trained_chunks(targets, weight.shape[0]):
                 inputs, goal = hidden[at].to(dtype), targets[at].unsqueeze(1)
                 logits, bounded = _logits(inputs, matrix, bias, softcap)
-                chances, picked, right = _softmax(logits, goal, keep=measures is not None or bool(smoothing or z_loss))
+                found = _softmax(logits, goal, keep=bool(smoothing or z_loss), measured=measures is not None)
+                picked = found.picked
                 scale = None if weights is None else weights[at].to(picked.dtype).unsqueeze(1)
                 if measures is not None:
-                    _measure(measures, logits, chances, goal, picked, right)
+                    assert found.entropy is not None
+                    measures[0] -= picked.sum()
+                    measures[1] += found.right.sum()
+                    measures[2] += found.entropy
                 value, grown = picked, None
                 if smoothing or z_loss:
                     value, grown = _changed(picked, logits, goal, smoothing, z_loss)
                 loss -= (value if scale is None else value * scale).sum()
                 if any(need):
-                    slope = chances if grown is None else chances.mul_(grown)
+                    slope = found.chances if grown is None else found.chances.mul_(grown)
                     slope.scatter_add_(1, goal, slope.new_full(goal.shape, smoothing - 1.0))
                     if smoothing:
                         slope -= smoothing / slope.shape[1]
@@ -244,7 +258,7 @@ class _TokenLogprobs(torch.autograd.Function):
             matrix = weight.to(ctx.dtype)
             for at in trained_chunks(targets, weight.shape[0]):
                 logits, _ = _logits(hidden[at].to(ctx.dtype), matrix, bias, softcap)
-                result[at] = _softmax(logits, targets[at].unsqueeze(1))[1].squeeze(1)
+                result[at] = _softmax(logits, targets[at].unsqueeze(1)).picked.squeeze(1)
         return result
 
     @staticmethod
@@ -256,7 +270,7 @@ class _TokenLogprobs(torch.autograd.Function):
         for at in trained_chunks(targets, weight.shape[0]):
             inputs, goal = hidden[at].to(ctx.dtype), targets[at].unsqueeze(1)
             logits, bounded = _logits(inputs, matrix, bias, ctx.softcap)
-            slope, _, _ = _softmax(logits, goal)
+            slope = _softmax(logits, goal).chances
             slope.scatter_add_(1, goal, slope.new_full(goal.shape, -1.0))
             slope = slope if bounded is None else slope.mul_(bounded)
             gradients.add(at, slope, inputs, matrix, -incoming[at].unsqueeze(1))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "attention.c", "vectors.h"))
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "attention.c", "elementwise.c", "vectors.h"))
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 
 

@@ -29,20 +29,24 @@ INLINE vec chosen(whole where, vec a, vec b) { return (vec)(((whole)a & where) |
 INLINE vec least(vec a, vec b) { return chosen(b < a, b, a); }
 INLINE vec most(vec a, vec b) { return chosen(b > a, b, a); }
 
-/* Halves on one another, so that several sums can be under way at once. */
+/* Halves on one another, so that several sums can be under way at once. Taken apart by instructions where there are any:
+ * copying parts of x keeps x in memory, also in the loop that made it. */
 INLINE float total(vec x) {
+    narrow8 a;
 #if LANES == 16
-    narrow8 a, b;
-    memcpy(&a, &x, sizeof a);
-    memcpy(&b, (char *)&x + sizeof a, sizeof b);
-    a += b;
+    a = (narrow8)_mm512_castps512_ps256((__m512)x) + (narrow8)_mm512_extractf64x4_pd((__m512d)x, 1);
 #else
-    narrow8 a = x;
+    a = x;
 #endif
-    narrow4 c, d;
+    narrow4 c;
+#ifdef __AVX2__
+    c = (narrow4)_mm256_castps256_ps128((__m256)a) + (narrow4)_mm256_extractf128_ps((__m256)a, 1);
+#else
+    narrow4 d;
     memcpy(&c, &a, sizeof c);
     memcpy(&d, (char *)&a + sizeof c, sizeof d);
     c += d;
+#endif
     return (c[0] + c[2]) + (c[1] + c[3]);
 }
 

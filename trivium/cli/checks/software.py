@@ -198,10 +198,10 @@ def check_compiler(runs: Path) -> Iterator[Finding]:
 
 
 def check_kernels(runs: Path) -> Iterator[Finding]:
-    """The kernels that attend and write text on a CPU; without them all works, only slower."""
-    from trivium.models import native_attention, native_blocks
+    """The kernels that train and write text on a CPU; without them all works, only slower."""
+    from trivium.models import native_attention, native_blocks, native_elementwise
 
-    if native_blocks.decoder() is not None and native_attention.kernel() is not None:
+    if all((native_blocks.decoder(), native_attention.kernel(), native_elementwise.kernel())):
         yield Finding("kernels", "ok", "those in C are compiled and compute what torch does")
     elif os.environ.get("TRIVIUM_NATIVE") == "0":
         yield Finding("kernels", "ok", "torch's operators, as TRIVIUM_NATIVE=0 asks")

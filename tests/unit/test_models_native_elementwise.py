@@ -1,0 +1,180 @@
+"""The element-wise kernels against plain formulas in float64, and what the gated MLP keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trivium.models import kernels, native_elementwise
+from trivium.models.build import build_model, preset
+from trivium.models.layers import GatedMLP
+
+native = native_elementwise
+needs_compiler = pytest.mark.skipif(native.kernel() is None, reason="no C compiler here")
+pytestmark = needs_compiler
+
+rows, widths = st.integers(1, 200), st.integers(1, 70)
+
+
+def random(*size: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def compare(ours: Callable[..., Tensor], plain: Callable[..., Tensor], inputs: list[Tensor]) -> None:
+    """Results and gradients: ours in float32, the formula in float64."""
+    mine = [x.clone().requires_grad_() for x in inputs]
+    theirs = [x.double().requires_grad_() for x in inputs]
+    found, expected = ours(*mine), plain(*theirs)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    upstream = random(*found.shape, seed=9)
+    slopes = torch.autograd.grad(found, mine, upstream), torch.autograd.grad(expected, theirs, upstream.double())
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+
+
+@given(rows, widths)
+@settings(max_examples=25, deadline=None)
+def test_norm(count: int, width: int) -> None:
+    def plain(x: Tensor, weight: Tensor) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+
+    x, weight = random(count, width), random(width, seed=1)
+    assert native.suits(x, weight)
+    compare(lambda x, weight: kernels.rms_norm(x, weight, 1e-5), plain, [x, weight])
+
+
+@given(rows, widths, st.sampled_from(native.ACTIVATIONS), st.sampled_from([1.0, 30.0]))
+@settings(max_examples=25, deadline=None)
+def test_gate(count: int, width: int, activation: str, scale: float) -> None:
+    def plain(gate: Tensor, up: Tensor) -> Tensor:
+        return (F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")) * up
+
+    compare(
+        lambda gate, up: kernels.gated(gate, up, activation),
+        plain,
+        [random(count, width, scale=scale), random(count, width, seed=1)],
+    )
+
+
+@given(rows, st.sampled_from([2, 6, 32, 48, 64, 80, 128]), st.integers(1, 4))
+@settings(max_examples=25, deadline=None)
+def test_rotation(count: int, width: int, heads: int) -> None:
+    angles = random(count, 1, width // 2, seed=2).double()
+    cos, sin = torch.cat((angles.cos(), angles.cos()), -1), angles.sin()
+
+    def plain(x: Tensor) -> Tensor:
+        pairs = torch.complex(x[..., : width // 2], x[..., width // 2 :])
+        turned = pairs * torch.polar(torch.ones_like(angles), angles)
+        return torch.cat((turned.real, turned.imag), -1)
+
+    compare(lambda x: kernels.rotate(x, cos.float(), sin.float()), plain, [random(count, heads, width)])
+
+
+@given(st.integers(1, 40), st.integers(1, 3000), st.sampled_from([1.0, 40.0]))
+@settings(max_examples=25, deadline=None)
+def test_softmax(count: int, vocabulary: int, scale: float) -> None:
+    logits = random(count, vocabulary, scale=scale)
+    goal = torch.randint(vocabulary, (count, 1), generator=torch.Generator().manual_seed(1))
+    logs = logits.double().log_softmax(1)
+    chances = logits.clone()
+    picked, right, entropy = native.softmax_(chances, goal)
+    torch.testing.assert_close(chances.double(), logs.exp(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(picked.double(), logs.gather(1, goal), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy.double(), -(logs * logs.exp()).sum(1, keepdim=True), rtol=1e-4, atol=1e-5)
+    assert torch.equal(right.bool(), logits.gather(1, goal) >= logits.amax(1, keepdim=True))
+
+
+def test_numbers_that_are_none_stay_so() -> None:
+    for bad in (float("nan"), float("inf")):
+        logits = random(3, 50)
+        logits[1, 7] = bad
+        picked, _, _ = native.softmax_(logits, torch.zeros(3, 1, dtype=torch.int64))
+        assert picked.isfinite().tolist() == [[True], [False], [True]]
+        x = random(3, 50)
+        x[1, 7] = bad
+        assert not kernels.rms_norm(x, torch.ones(50), 1e-5)[1].isfinite().all()
+        assert not kernels.gated(x, torch.ones(3, 50), "silu")[1].isfinite().all()
+
+
+def results(seed: int = 0) -> list[Tensor]:
+    """Of all kernels, at a size that several threads share."""
+    x, weight, grad = random(700, 130, seed=seed), random(130, seed=1), random(700, 130, seed=2)
+    normed, inverse = native.rms_norm(x, weight, 1e-5)
+    gates = native.gated_backward(grad, x, normed, "silu", remake=True)
+    chances = x.clone()
+    said = native.softmax_(chances, torch.arange(700).unsqueeze(1) % 130)
+    turned = native.turn(x.view(700, 1, 130), grad, weight[:65].expand(700, 65))
+    found = [normed, *native.rms_norm_backward(grad, x, weight, inverse), *gates, chances, *said, turned]
+    return [each for each in found if each is not None]
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = results()
+        torch.set_num_threads(3)
+        assert all(map(torch.equal, one, results()))
+    finally:
+        torch.set_num_threads(before)
+
+
+def mlp() -> GatedMLP:
+    model = build_model(preset("llama-1m", {"hidden_size": 24, "num_heads": 2, "intermediate_size": 40}), seed=0)
+    found = model.blocks[0].mlp
+    assert isinstance(found, GatedMLP)
+    return found
+
+
+def kept(part: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+    """The result, and how many numbers that are no weights the backward pass keeps."""
+    found: dict[int, int] = {}
+    weights = {p.data_ptr() for p in part.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in weights:
+            found[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        return part(x), sum(found.values())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_gated_mlp_keeps_its_factors_only(frozen: bool) -> None:
+    part, x = mlp(), random(9, 24).requires_grad_()
+    part.down.weight.requires_grad_(not frozen)
+    seen: list[Any] = []
+    found, numbers = kept(part, x)
+    hook = part.down.register_forward_hook(lambda *inputs: seen.append(inputs))
+    expected, more = kept(part, x)  # through the layer itself, which keeps its input
+    hook.remove()
+    assert len(seen) == 1
+    assert numbers == 9 * (24 + 2 * 40)
+    assert more == numbers + (0 if frozen else 9 * 40)
+    assert torch.equal(found, expected)
+    wanted = [x, *(p for p in part.parameters() if p.requires_grad)]
+    slopes = (torch.autograd.grad(each.square().sum(), wanted) for each in (found, expected))
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("activation", kernels.ACTIVATIONS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_gate_and_the_layer_after_it(activation: str, bias: bool) -> None:
+    shapes = [(5, 6), (5, 6), (4, 6), *([(4,)] if bias else [])]
+    gate, up, weight, *rest = (random(*shape, seed=n).double().requires_grad_() for n, shape in enumerate(shapes))
+
+    def joined(gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return kernels.gated_linear(gate, up, activation, weight, bias)
+
+    plain = F.linear(kernels.ACTIVATIONS[activation](gate) * up, weight, *rest)
+    torch.testing.assert_close(joined(gate, up, weight, *rest), plain)
+    assert torch.autograd.gradcheck(joined, (gate, up, weight, *rest))

@@ -1,0 +1,164 @@
+"""Element-wise parts of training in float32 on the CPU by our kernels in C.
+
+torch's operators go over memory once for each of the five to ten steps of a formula; `elementwise.c` goes once. Results
+are those of torch up to rounding, and do not depend on the number of threads. `trivium.models.kernels` and
+`trivium.losses.tokens` call these where `suits` says so; derivatives are put together there.
+
+Shapes: T tokens or rows, D width, I width inside the MLP, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trivium.models.native import library, pointer
+
+ACTIVATIONS = ("silu", "gelu_tanh")
+"""Of gates; the kernel knows no others."""
+_SHARE = 8192
+"""Numbers that are worth another thread."""
+
+
+@cache
+def kernel() -> ctypes.CDLL | None:
+    """The kernels; None where they cannot be had, or do not compute what they should."""
+    loaded = library()
+    if loaded is None:
+        return None
+    address, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+    for name, arguments in {
+        "rms_norm": [address] * 4 + [number, number, real, number],
+        "rms_norm_backward": [address] * 6 + [number] * 3,
+        "gated": [address] * 3 + [number] * 3,
+        "gated_backward": [address] * 6 + [number] * 3,
+        "turn": [address] * 4 + [number] * 7,
+        "softmax": [address] * 5 + [number] * 3,
+    }.items():
+        function = getattr(loaded, f"trivium_{name}")
+        function.argtypes, function.restype = arguments, None
+    return loaded if _right(loaded) else None
+
+
+def _right(loaded: ctypes.CDLL) -> bool:
+    """Whether each of them agrees with torch on a few numbers."""
+    x, other = torch.arange(3 * 38.0).sin().view(3, 38), torch.arange(3 * 38.0).cos().view(3, 38)
+    weight, goal = other[0].contiguous(), torch.tensor([[5], [37], [0]])
+    a, b, w = (each.clone().requires_grad_() for each in (x, other, weight))
+    with torch.enable_grad():
+        normed, gated = F.rms_norm(a, w.shape, w, 1e-5), F.silu(a) * b
+        to_x, to_weight = torch.autograd.grad((normed * other).sum(), (a, w))
+        to_gate, to_up = torch.autograd.grad((gated * other).sum(), (a, b))
+    found, inverse = rms_norm(x, weight, 1e-5, loaded=loaded)
+    slopes = rms_norm_backward(other, x, weight, inverse, loaded=loaded)
+    gates = gated_backward(other, x, other, "silu", remake=True, loaded=loaded)
+    there = turn(x.view(3, 1, 38), other, weight.expand(3, 38)[:, :19], loaded=loaded)
+    turned = torch.cat((x[:, :19] * other[:, :19] - x[:, 19:] * weight[:19], 0 * x[:, 19:]), 1)
+    turned[:, 19:] = x[:, 19:] * other[:, 19:] + x[:, :19] * weight[:19]
+    chances = x.clone()
+    picked, _, entropy = softmax_(chances, goal, loaded=loaded)
+    logs = x.log_softmax(1)
+    pairs = (
+        (found, normed),
+        (slopes[0], to_x),
+        (slopes[1], to_weight),
+        (gates[0], to_gate),
+        (gates[1], to_up),
+        (gates[2], gated),
+        (there.view(3, 38), turned),
+        (chances, logs.exp()),
+        (picked, logs.gather(1, goal)),
+        (entropy, -(logs * logs.exp()).sum(1, keepdim=True)),
+    )
+    return all(torch.allclose(one, two, atol=1e-5) for one, two in pairs if one is not None and two is not None)
+
+
+def suits(*tensors: Tensor) -> bool:
+    """Whether all are plain float32 side by side in memory on the CPU, and there are kernels."""
+    return all(map(_plain, tensors)) and kernel() is not None
+
+
+def _plain(x: Tensor) -> bool:
+    whole = x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
+    return whole and type(x) in (Tensor, nn.Parameter)
+
+
+def _call(name: str, loaded: ctypes.CDLL | None, *arguments: Tensor | float | None, numbers: int) -> None:
+    """Runs a kernel with as many threads as `numbers` numbers are worth."""
+    found = loaded or kernel()
+    assert found is not None
+    threads = max(1, min(torch.get_num_threads(), numbers // _SHARE))
+    given = (pointer(x) if x is None or isinstance(x, Tensor) else x for x in arguments)
+    getattr(found, f"trivium_{name}")(*given, threads)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, *, loaded: ctypes.CDLL | None = None) -> tuple[Tensor, Tensor]:
+    """x [..., D] / sqrt(mean(x^2) + eps) * weight [D], and the factor [..., 1] of each row."""
+    width = x.shape[-1]
+    out, inverse = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
+    _call("rms_norm", loaded, x, weight, out, inverse, inverse.numel(), width, eps, numbers=x.numel())
+    return out, inverse
+
+
+def rms_norm_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    inverse: Tensor,
+    *,
+    wants_weight: bool = True,
+    loaded: ctypes.CDLL | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of x [..., D] and of the weight [D], from `grad` [..., D] and what `rms_norm` said."""
+    rows, width = inverse.numel(), x.shape[-1]
+    to_x = torch.empty_like(x)
+    sums = x.new_zeros(max(1, -(-rows // 64)), width) if wants_weight else None  # 64: ROWS of elementwise.c
+    _call("rms_norm_backward", loaded, grad, x, weight, inverse, to_x, sums, rows, width, numbers=x.numel())
+    return to_x, None if sums is None else sums[0].clone()
+
+
+def gated(gate: Tensor, up: Tensor, activation: str, *, loaded: ctypes.CDLL | None = None) -> Tensor:
+    """activation(gate) * up."""
+    out = torch.empty_like(gate)
+    _call("gated", loaded, gate, up, out, gate.numel(), activation == "gelu_tanh", numbers=gate.numel())
+    return out
+
+
+def gated_backward(
+    grad: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    activation: str,
+    *,
+    remake: bool = False,
+    loaded: ctypes.CDLL | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients of gate and up; with `remake` the result of `gated` once more."""
+    to_gate, to_up, out = torch.empty_like(gate), torch.empty_like(up), torch.empty_like(gate) if remake else None
+    count = gate.numel()
+    _call(
+        "gated_backward", loaded, grad, gate, up, to_gate, to_up, out, count, activation == "gelu_tanh", numbers=count
+    )
+    return to_gate, to_up, out
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False, loaded: ctypes.CDLL | None = None) -> Tensor:
+    """Each pair (x_i, x_{i + C/2}) turned by its angle, or back; x [T, H, C], cos [T, ..., C], sin [T, ..., C/2]."""
+    out = torch.empty_like(x)
+    tokens, heads, width = x.shape
+    numbers = tokens, heads, width, x.stride(0), x.stride(1), int(back)
+    _call("turn", loaded, x, cos, sin.contiguous(), out, *numbers, numbers=x.numel())
+    return out
+
+
+def softmax_(logits: Tensor, goal: Tensor, *, loaded: ctypes.CDLL | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Makes logits [T, V] probabilities, and says of each row, [T, 1]: the log-probability of its goal [T, 1], 1 if no
+    other token is likelier, and the entropy in nats."""
+    picked, right, entropy = (logits.new_empty(len(logits), 1) for _ in range(3))
+    goal = goal.contiguous()
+    _call("softmax", loaded, logits, goal, picked, right, entropy, *logits.shape, numbers=logits.numel())
+    return picked, right, entropy
