@@ -7,13 +7,15 @@ Runs alone on a machine with one GPU, Python 3.11 or newer, torch 2.11 or newer,
 (with accelerate; TRL only if it is there). No network and no data: weights and texts are made up.
 
 checks    each path against float32 on the CPU, in the same process: bf16 arithmetic on float32 weights, the kernel for
-          rows of several lengths, the fused loss, torch.compile, activation checkpointing, decoding with a cache, and
-          FSDP2 with one process. Each has a limit; the exit code is 1 if one is missed.
+          rows of several lengths, the fused loss, torch.compile, activation checkpointing, decoding with a cache by
+          plain blocks and by CUDA graphs, and FSDP2 with one process. Each has a limit; the exit code is 1 if one is
+          missed.
 training  a whole run of `tv.train` and one of the transformers Trainer, taking turns in processes of their own, both in
           bf16 with float32 weights, eager and compiled: tokens a second, model FLOPs utilisation, peak memory.
 tuning    the same on texts of mixed lengths: ours packed, theirs padded and grouped by length, and TRL's packing.
 decoding  greedy text of random models, batch 1 and 16: tokens a second beside `generate` (dynamic and static cache),
-          and how far both are from the floor that reading the weights once a token sets.
+          and how far both are from the floor that reading the weights once a token sets. It says whether ours ran by
+          CUDA graphs; with TRIVIUM_CUDA_GRAPHS=0 they are left out.
 
 Model FLOPs are those of Kaplan et al. 2020 (6 N a token and attention), without what is computed again. The peak is the
 data sheet's dense bf16 for known GPUs, otherwise a measured matrix product; both are printed.

@@ -176,20 +176,39 @@ def fused_loss(device: torch.device) -> tuple[float, float, str]:
     return apart(found[1], found[0]), 1e-4, ""
 
 
-def decoding(device: torch.device) -> tuple[float, float, str]:
-    """Greedy text with the cache, prompts of several lengths at once: the share of tokens that differ from a CPU's."""
-    from trivium.inference.engine import generate_ids
-    from trivium.inference.request import Sampling
+def decoding(*, captured: bool) -> Callable[[torch.device], tuple[float, float, str]]:
+    """Greedy text with the cache, prompts of several lengths at once: the share of tokens that differ from a CPU's.
 
-    cpu, gpu = on(device)
-    ids, layout = batch()
-    prompts = [ids[start:end].tolist() for start, end in layout.spans()]
-    texts = []
-    for one in (cpu.eval(), gpu.eval()):
-        done = generate_ids(one, prompts, max_new_tokens=16, sampling=Sampling(temperature=0), eos_ids=())
-        texts.append([completion.ids for completion in done])
-    differ = sum(a != b for x, y in zip(*texts, strict=True) for a, b in zip(x, y, strict=True))
-    return differ / sum(map(len, texts[0])), 0.0, "float32; CUDA graphs are not used"
+    captured: by CUDA graphs, and twice, since the first text captures what the second one only replays. One prompt
+    grows beyond the width of the first capture. It is an error if a GPU takes the plain way instead.
+    """
+
+    def check(device: torch.device) -> tuple[float, float, str]:
+        from trivium.inference.engine import generate_ids
+        from trivium.inference.request import Sampling
+        from trivium.models.graphs import decoding_words
+
+        cpu, gpu = on(device)
+        ids, layout = batch()
+        prompts = [ids[start:end].tolist() for start, end in layout.spans()] + [ids[:250].tolist()]
+        before = os.environ.get("TRIVIUM_CUDA_GRAPHS")
+        os.environ["TRIVIUM_CUDA_GRAPHS"] = "1" if captured else "0"
+        try:
+            texts = []
+            for one in (cpu.eval(), *[gpu.eval()] * (1 + captured)):
+                done = generate_ids(one, prompts, max_new_tokens=16, sampling=Sampling(temperature=0), eos_ids=())
+                texts.append([token for completion in done for token in completion.ids])
+            words = decoding_words(gpu)
+        finally:
+            os.environ.pop("TRIVIUM_CUDA_GRAPHS")
+            os.environ |= {} if before is None else {"TRIVIUM_CUDA_GRAPHS": before}
+        if captured and device.type == "cuda" and words.startswith("without"):
+            raise RuntimeError(words)
+        reference, *found = texts
+        differ = [sum(a != b for a, b in zip(text, reference, strict=True)) for text in found]
+        return max(differ) / len(reference), 0.0, f"float32; {words}"
+
+    return check
 
 
 def whole_runs(device: torch.device) -> Iterator[tuple[str, dict[str, Any], int]]:
@@ -247,7 +266,8 @@ CHECKS: dict[str, Callable[[torch.device], tuple[float, float, str]]] = {
     "fused loss": fused_loss,
     "torch.compile": compiled,
     "activation checkpointing": recomputed,
-    "greedy decoding": decoding,
+    "greedy decoding by plain blocks": decoding(captured=False),
+    "greedy decoding by CUDA graphs": decoding(captured=True),
     "a run in bf16": training("bf16"),
     "a run in bf16, FSDP2 with one process": training("fsdp2, bf16, one process"),
     "a run in bf16, compiled": training("bf16, compiled"),

@@ -304,6 +304,9 @@ def compare_decoding(
                     print(f"decoding {side}: not measured, {result['failed']}", flush=True)
                     failed += [f"decoding {side}, {rows} rows"] if side == "ours" else []
                     continue
+                if "way" in result:
+                    told[f"decoding-{rows}-way"] = way = result.pop("way")
+                    print(f"decoding {rows} {side:8} runs {way}", flush=True)
                 result["times_the_floor"] = result["seconds"] / (NEW * result["weight_bytes"] / device.copy)
                 found.setdefault(side, []).append(result)
                 print(f"decoding {rows} {side:8}", {k: round(v, 4) for k, v in result.items()}, flush=True)
@@ -317,8 +320,8 @@ def compare_decoding(
     return told
 
 
-def decode(setting: Setting, side: str, rows: int) -> dict[str, float]:
-    """64 tokens in, NEW out, in bf16; the second call counts."""
+def decode(setting: Setting, side: str, rows: int) -> dict[str, Any]:
+    """64 tokens in, NEW out, in bf16; the second call counts. way: how our steps ran, of both calls."""
     import torch
 
     new = 8 if setting.small else NEW
@@ -364,7 +367,13 @@ def decode(setting: Setting, side: str, rows: int) -> dict[str, float]:
     with torch.inference_mode():
         timed()
         seconds, tokens = timed()
+    way = {}
+    if side == "ours":
+        from trivium.models.graphs import decoding_words
+
+        way["way"] = decoding_words(model)
     return {
+        **way,
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,

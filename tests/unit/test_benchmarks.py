@@ -120,7 +120,14 @@ def test_an_unknown_workload_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["float32", "attention over several lengths", "fused loss", "activation checkpointing"]
+    "name",
+    [
+        "float32",
+        "attention over several lengths",
+        "fused loss",
+        "activation checkpointing",
+        "greedy decoding by CUDA graphs",
+    ],
 )
 def test_the_checks_of_the_gpu_pass_where_there_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in (BENCHMARKS, BENCHMARKS / "gpu"):
