@@ -371,6 +371,7 @@ def test_other_weights_are_captured_anew_and_written_ones_are_read(on_gpu: None)
     model, other = tiny(), tiny(seed=5)
     before, first = greedy(model), kept(model)
     assert greedy(model) == before and kept(model) is first and first.captures == 1
+    assert first.replays == 22  # the second text moved into the memory that the first one had left
     with torch.no_grad():
         for mine, new in zip(model.parameters(), other.parameters(), strict=True):
             mine.copy_(new)
