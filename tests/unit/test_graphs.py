@@ -176,6 +176,17 @@ def test_the_step_reads_nothing_but_tensors(monkeypatch: pytest.MonkeyPatch) -> 
         static_step.static_step(model, memory, rows=4, width=64)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_step_asks_no_tensor_for_its_numbers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device where tensors have none, and every operation with something from another device is an error."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # which this device does not know
+    model = tiny(kind).to("meta")
+    heads = model.config.num_kv_heads, 1, model.config.head_dim
+    memory = Memory(model, torch.empty(1, *heads, device="meta"), rows=4, width=64)
+    with torch.no_grad():
+        assert static_step.static_step(model, memory, rows=4, width=64).shape == (4, 32)
+
+
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
