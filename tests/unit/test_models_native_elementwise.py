@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trivium.models import kernels, native_elementwise
+from trivium.models import kernels, native_attention, native_blocks, native_elementwise
 from trivium.models.build import build_model, preset
 from trivium.models.layers import GatedMLP
 
@@ -113,6 +113,13 @@ def results(seed: int = 0) -> list[Tensor]:
     turned = native.turn(x.view(700, 1, 130), grad, weight[:65].expand(700, 65))
     found = [normed, *native.rms_norm_backward(grad, x, weight, inverse), *gates, chances, *said, turned]
     return [each for each in found if each is not None]
+
+
+@pytest.mark.parametrize("check", [native.kernel, native_attention.kernel, native_blocks.decoder])
+def test_the_check_of_a_kernel_runs_anywhere(check: Any) -> None:
+    """It comes with the first use, wherever that is."""
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        assert check.__wrapped__() is not None
 
 
 def test_the_number_of_threads_changes_no_bit() -> None:

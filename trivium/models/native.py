@@ -15,10 +15,12 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 _SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "attention.c", "elementwise.c", "vectors.h"))
@@ -34,6 +36,13 @@ def library() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(_compiled()))
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+@contextmanager
+def as_usual() -> Iterator[None]:
+    """For the check of a kernel, which may be asked for anywhere: tensors on the CPU, with gradients, not cast."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False), torch.device("cpu"):
+        yield
 
 
 def _compiled() -> Path:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trivium.models.native import library, pointer
+from trivium.models.native import as_usual, library, pointer
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 """Of gates; the kernel knows no others."""
@@ -41,7 +41,8 @@ def kernel() -> ctypes.CDLL | None:
     }.items():
         function = getattr(loaded, f"trivium_{name}")
         function.argtypes, function.restype = arguments, None
-    return loaded if _right(loaded) else None
+    with as_usual():
+        return loaded if _right(loaded) else None
 
 
 def _right(loaded: ctypes.CDLL) -> bool:
@@ -49,10 +50,9 @@ def _right(loaded: ctypes.CDLL) -> bool:
     x, other = torch.arange(3 * 38.0).sin().view(3, 38), torch.arange(3 * 38.0).cos().view(3, 38)
     weight, goal = other[0].contiguous(), torch.tensor([[5], [37], [0]])
     a, b, w = (each.clone().requires_grad_() for each in (x, other, weight))
-    with torch.enable_grad():
-        normed, gated = F.rms_norm(a, w.shape, w, 1e-5), F.silu(a) * b
-        to_x, to_weight = torch.autograd.grad((normed * other).sum(), (a, w))
-        to_gate, to_up = torch.autograd.grad((gated * other).sum(), (a, b))
+    normed, gate = F.rms_norm(a, w.shape, w, 1e-5), F.silu(a) * b
+    to_x, to_weight = torch.autograd.grad((normed * other).sum(), (a, w))
+    to_gate, to_up = torch.autograd.grad((gate * other).sum(), (a, b))
     found, inverse = rms_norm(x, weight, 1e-5, loaded=loaded)
     slopes = rms_norm_backward(other, x, weight, inverse, loaded=loaded)
     gates = gated_backward(other, x, other, "silu", remake=True, loaded=loaded)
@@ -68,7 +68,7 @@ def _right(loaded: ctypes.CDLL) -> bool:
         (slopes[1], to_weight),
         (gates[0], to_gate),
         (gates[1], to_up),
-        (gates[2], gated),
+        (gates[2], gate),
         (there.view(3, 38), turned),
         (chances, logs.exp()),
         (picked, logs.gather(1, goal)),
