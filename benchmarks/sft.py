@@ -3,7 +3,7 @@
     python benchmarks/sft.py --pairs 3 --steps 12 [--large] [--lora] [--peers padding_free packing] [--out FILE]
 
 Both sides train the same model folder on the same 1000 conversations of Alpaca (`alpaca_1k`), the answers only, about
-4096 tokens in an update (ours in parts of two rows), fp32, AdamW, with logging at every step and a checkpoint in the
+4096 tokens in an update, fp32, AdamW, with logging at every step and a checkpoint in the
 run. The model is llama-style with 10.5M parameters (width 256, 8 layers, vocabulary 8192), with --large a GPT-2 (width
 768, 12 layers, vocabulary 50304); --lora trains adapters of rank 16 in all linear layers, through PEFT on their side.
 Ours packs conversations without letting them see each other. TRL (bfloat16 and gradient checkpointing, its defaults,
@@ -88,7 +88,7 @@ def measure(side: str, folder: Path, steps: int) -> Measured:
         model={"path": str(folder / "model")},
         transforms=[{"name": "lora", "target": "all-linear", **RANK}] if LORA else [],
         data={"train": str(folder / "train.jsonl"), "sequence_length": SEQUENCE},
-        train={"batch_size": ROWS, "micro_batch_size": 2},
+        train={"batch_size": ROWS},
     )
 
 

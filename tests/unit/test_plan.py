@@ -95,7 +95,7 @@ def test_activations_are_what_autograd_keeps(name: str, lengths: tuple[int, ...]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
         model(ids, Layout(lengths), then=lambda hidden, head: token_loss(hidden, head, ids))
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    block, ends = activation_bytes(config, half=half, packed=len(set(lengths)) > 1)
+    block, ends = activation_bytes(config, half=half, keeps=half)
     assert tokens * (config.num_layers * block + ends) == pytest.approx(measured, rel=0.1)
 
 

@@ -18,9 +18,9 @@ key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weigh
                  parameter that trains keep nothing, the last one what its trained tokens need if they are few.
                  block counts the tensors each operation keeps for its backward pass:
                    fp32              4 (4 D + 2 Q + 2 K + M)   (input and result of two norms; q, k, v, attention; MLP)
-                   MLP               M = 3 I gated, 2 I plain; of a mixture the experts of one token, and the routing
+                   MLP               M = 2 I; 3 I where it is gated and its product is kept, in half precision or for an
+                                     adapter; of a mixture the experts of one token, and the routing
                    half precision    the residual stream stays in 4 bytes, inputs of matrices take 2
-                   packed documents  + Q (attention gathers sequences of one length)
                    encoder-decoder   a token is a source or a target, half of them each unless counted; sources pass the
                                      encoder, and the decoder keeps their keys and values
                    quantised         + the output of each layer below an adapter
@@ -137,6 +137,7 @@ class Held:
     weight_bytes:  of all parameters and buffers, None for those of the shape; less with a quantised base.
     depth:         share of the blocks that stand at or above the first parameter that trains: the others keep nothing.
     quantized:     adapters act on a base in few bits.
+    inner:         adapters read what stands inside of MLPs.
     """
 
     trainable: int | None = None
@@ -144,6 +145,7 @@ class Held:
     weight_bytes: int | None = None
     depth: float = 1.0
     quantized: bool = False
+    inner: bool = False
 
 
 @dataclass(frozen=True)
@@ -355,14 +357,16 @@ def plan_memory(
     row = recipe.data.sequence_length
     rows, micro_rows = _rows(recipe, ranks)
     inside = local_shape(config, ranks) if engine == "tensor" else config
-    packed = recipe.data.packing != "none"
-    blocks, block, inputs = _blocks(inside, half=half, packed=packed, source_share=source_share)
+    keeps = half or held.inner
+    blocks, block, inputs = _blocks(inside, half=half, keeps=keeps, source_share=source_share)
     blocks, inputs = held.depth * blocks, held.depth * inputs
     if held.quantized:
         blocks += held.depth * config.num_layers * _outputs(inside) * (2 if half else 4)
     if trained_share < FEW_TRAINED and config.kind != "encoder_decoder" and not config.experts:
         blocks -= (1 - trained_share) * LEFT_OUT * block  # the last block, run for trained tokens only
-    kept, again = _checkpointed(inside, recipe, half=half, blocks=blocks, block=block, inputs=inputs, depth=held.depth)
+    kept, again = _checkpointed(
+        inside, recipe, half=half, keeps=keeps, blocks=blocks, block=block, inputs=inputs, depth=held.depth
+    )
     ends = 4 * 2 * config.hidden_size
     flying = 1.0
     if engine == "pipeline":
@@ -437,9 +441,9 @@ def _gathered(config: ModelConfig, *, each: int) -> int:
     return round(each * (2 * block + around) + 4 * (block + around))
 
 
-def _blocks(config: ModelConfig, *, half: bool, packed: bool, source_share: float) -> tuple[float, float, float]:
+def _blocks(config: ModelConfig, *, half: bool, keeps: bool, source_share: float) -> tuple[float, float, float]:
     """Bytes that one token leaves: (in all blocks, in the largest block, as inputs of all blocks)."""
-    block, _ = activation_bytes(config, half=half, packed=packed)
+    block, _ = activation_bytes(config, half=half, keeps=keeps)
     width, decoder = config.hidden_size, config.num_decoder_layers or 0
     if not decoder:
         return config.num_layers * block, block, 4 * width * config.num_layers
@@ -460,7 +464,15 @@ def _outputs(config: ModelConfig) -> int:
 
 
 def _checkpointed(
-    config: ModelConfig, recipe: Recipe, *, half: bool, blocks: float, block: float, inputs: float, depth: float
+    config: ModelConfig,
+    recipe: Recipe,
+    *,
+    half: bool,
+    keeps: bool,
+    blocks: float,
+    block: float,
+    inputs: float,
+    depth: float,
 ) -> tuple[float, float]:
     """Bytes of one token with the activation checkpointing of the recipe: (kept in all blocks, computed again)."""
     what, every = recipe.train.activation_checkpointing, recipe.train.checkpoint_every_block
@@ -468,15 +480,18 @@ def _checkpointed(
     share = math.ceil(layers / every) / layers
     if what in ("none", "block"):  # none: what `block` would need, for advice
         return share * inputs + (1 - share) * blocks, RECOMPUTED_BLOCKS * block
-    heads, mlp = _branches(config, packed=recipe.data.packing != "none")
+    heads, mlp = _branches(config, keeps=keeps)
     part = (2 if half else 4) * (mlp if what == "mlp" else heads)
     return blocks - depth * share * layers * part, block + RECOMPUTED_PARTS * part
 
 
-def activation_bytes(config: ModelConfig, *, half: bool, packed: bool) -> tuple[int, int]:
-    """Bytes that one token leaves for the backward pass: (in each block, around the blocks)."""
+def activation_bytes(config: ModelConfig, *, half: bool, keeps: bool) -> tuple[int, int]:
+    """Bytes that one token leaves for the backward pass: (in each block, around the blocks).
+
+    keeps: gated MLPs keep the product of their two factors.
+    """
     width = config.hidden_size
-    heads, mlp = _branches(config, packed=packed)
+    heads, mlp = _branches(config, keeps=keeps)
     norms = 1 if config.parallel == "one_norm" else 4 if config.norm_placement == "both" else 2
     # In half precision each of q, k, v and of gate, up keeps a converted copy of its input.
     block = 4 * norms * width + 2 * (5 * width + heads + mlp) if half else 4 * (2 * norms * width + heads + mlp)
@@ -485,14 +500,14 @@ def activation_bytes(config: ModelConfig, *, half: bool, packed: bool) -> tuple[
     return block, 4 * 2 * width
 
 
-def _branches(config: ModelConfig, *, packed: bool) -> tuple[int, int]:
+def _branches(config: ModelConfig, *, keeps: bool) -> tuple[int, int]:
     """Numbers of one token that (attention, the MLP) of a block keep for their backward pass."""
     width, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    mlp = (3 if config.mlp == "gated" else 2) * inner
+    mlp = (3 if config.mlp == "gated" and keeps else 2) * inner
     if config.experts:  # each expert's input and result are gathered for its tokens
         mlp = config.experts_per_token * (mlp + 2 * width) + 2 * config.experts
-    return 2 * queries + 2 * keys + (queries if packed else 0), mlp
+    return 2 * queries + 2 * keys, mlp
 
 
 def checkpoint_size(config: ModelConfig, recipe: Recipe, *, trainable: int | None = None) -> int:

@@ -144,10 +144,15 @@ class GatedMLP(nn.Module):
         self.activation = config.activation
         self.dropout = config.activation_dropout
 
+    @property
+    def makes_again(self) -> bool:
+        """Whether the product of its factors may be made again in the backward pass: nothing else wants it."""
+        return not self.dropout and _alone(self.down)
+
     def forward(self, hidden: Tensor) -> Tensor:
         """[T, D] -> [T, D]."""
         gate, up = self.gate(hidden), self.up(hidden)
-        if not self.dropout and _alone(self.down):
+        if self.makes_again:
             return kernels.gated_linear(gate, up, self.activation, self.down.weight, self.down.bias)
         inner = kernels.gated(gate, up, self.activation)
         if self.dropout:
