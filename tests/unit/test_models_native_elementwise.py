@@ -185,3 +185,27 @@ def test_a_gate_and_the_layer_after_it(activation: str, bias: bool) -> None:
     plain = F.linear(kernels.ACTIVATIONS[activation](gate) * up, weight, *rest)
     torch.testing.assert_close(joined(gate, up, weight, *rest), plain)
     assert torch.autograd.gradcheck(joined, (gate, up, weight, *rest))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_compiled_it_is_one_operator(frozen: bool) -> None:
+    gate, up, weight = (random(64, 48, seed=n).requires_grad_() for n in range(3))
+    weight.requires_grad_(not frozen)
+    wanted = [gate, up] + ([] if frozen else [weight])
+    calls: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        calls.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    def joined(gate: Tensor, up: Tensor) -> Tensor:
+        return kernels.gated_linear(gate, up, "silu", weight, None)
+
+    torch.compile(joined, fullgraph=True, backend=backend)(gate, up)
+    assert [call for call in calls if "gated_linear" in call]
+    compiled = torch.compile(joined, fullgraph=True, backend="aot_eager")
+    results = compiled(gate, up), joined(gate, up)
+    torch.testing.assert_close(*results)
+    slopes = (torch.autograd.grad(each.square().sum(), wanted) for each in results)
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other)

@@ -130,7 +130,11 @@ def gated_linear(gate: Tensor, up: Tensor, activation: str, weight: Tensor, bias
     """
     same = gate.dtype == weight.dtype and type(weight) in products.PLAIN
     casts = torch.is_autocast_enabled(gate.device.type)
-    if casts or not same or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    traced = torch.compiler.is_compiling()
+    if traced and same and not casts and gate.device.type == "cpu" and torch.is_grad_enabled():
+        one: Tensor = _traced_gated(gate, up, activation, weight, bias)
+        return one
+    if casts or traced or not same or not torch.is_grad_enabled():
         return linear(gated(gate, up, activation), weight, bias)
     result: Tensor = _GatedLinear.apply(gate, up, activation, weight, bias)  # type: ignore[no-untyped-call]
     return result
@@ -229,20 +233,74 @@ class _Gated(torch.autograd.Function):
         return *_gate_back(upstream[0], gate, up, ctx.activation, remake=False)[:2], None
 
 
+def _gated_linear(gate: Tensor, up: Tensor, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
+    with torch.no_grad():
+        return products.linear(_gate(gate, up, activation), weight, bias)
+
+
+def _gated_linear_back(
+    grad: Tensor, gate: Tensor, up: Tensor, activation: str, weight: Tensor, *, wants_weight: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients of gate, up and the weight."""
+    to_inner = products.product(grad, weight)
+    to_gate, to_up, inner = _gate_back(to_inner, gate, up, activation, remake=wants_weight)
+    return to_gate, to_up, None if inner is None else grad.t() @ inner
+
+
 class _GatedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(gate, up, weight)
         ctx.activation = activation
-        return products.linear(_gate(gate, up, activation), weight, bias)  # no gradients in here: plain
+        return _gated_linear(gate, up, activation, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = upstream
         gate, up, weight = ctx.saved_tensors
-        *wants_inner, _, wants_weight, wants_bias = ctx.needs_input_grad
-        to_inner = products.product(grad, weight) if any(wants_inner) else grad.new_zeros(gate.shape)
-        to_gate, to_up, inner = _gate_back(to_inner, gate, up, ctx.activation, remake=wants_weight)
-        to_weight = grad.t() @ inner if inner is not None else None
-        return to_gate, to_up, None, to_weight, grad.sum(0) if wants_bias else None
+        *_, wants_weight, wants_bias = ctx.needs_input_grad
+        found = _gated_linear_back(grad, gate, up, ctx.activation, weight, wants_weight=wants_weight)
+        return *found[:2], None, found[2], grad.sum(0) if wants_bias else None
+
+
+@torch.library.custom_op("trivium::gated_linear", mutates_args=())
+def _traced_gated(gate: Tensor, up: Tensor, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same as one operator, for torch.compile, which would keep the product."""
+    return _gated_linear(gate, up, activation, weight, bias)
+
+
+@torch.library.custom_op("trivium::gated_linear_backward", mutates_args=())
+def _traced_gated_backward(
+    grad: Tensor, gate: Tensor, up: Tensor, activation: str, weight: Tensor, wants_weight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    *factors, to_weight = _gated_linear_back(grad, gate, up, activation, weight, wants_weight=wants_weight)
+    return *factors, weight.new_empty(0) if to_weight is None else to_weight  # type: ignore[return-value]
+
+
+@_traced_gated.register_fake
+def _(gate: Tensor, up: Tensor, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return gate.new_empty(gate.shape[0], weight.shape[0])
+
+
+@_traced_gated_backward.register_fake
+def _(
+    grad: Tensor, gate: Tensor, up: Tensor, activation: str, weight: Tensor, wants_weight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    to_weight = weight.new_empty(weight.shape if wants_weight else 0)
+    return gate.new_empty(gate.shape), up.new_empty(up.shape), to_weight
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    gate, up, ctx.activation, weight, _ = inputs
+    ctx.save_for_backward(gate, up, weight)
+
+
+def _derive(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    gate, up, weight = ctx.saved_tensors
+    *_, wants_weight, wants_bias = ctx.needs_input_grad
+    to_gate, to_up, to_weight = _traced_gated_backward(grad, gate, up, ctx.activation, weight, wants_weight)
+    return to_gate, to_up, None, to_weight if wants_weight else None, grad.sum(0) if wants_bias else None
+
+
+_traced_gated.register_autograd(_derive, setup_context=_keep)
