@@ -1,6 +1,6 @@
 """Every path that a GPU takes: is it right, how fast is it, and how fast is transformers there?
 
-    python benchmarks/gpu [--only checks training tuning decoding] [--preset llama-1b] [--sequence 4096] [--out FILE]
+    python benchmarks/gpu [--only checks training tuning decoding fp8] [--preset llama-1b] [--out FILE]
     python benchmarks/gpu --device cpu --small      a smoke test of the script itself, no figures
 
 Runs alone on a machine with one GPU, Python 3.11 or newer, torch 2.11 or newer, Trivium's dependencies and transformers
@@ -8,14 +8,16 @@ Runs alone on a machine with one GPU, Python 3.11 or newer, torch 2.11 or newer,
 
 checks    each path against float32 on the CPU, in the same process: bf16 arithmetic on float32 weights, the kernel for
           rows of several lengths, the fused loss, torch.compile, activation checkpointing, decoding with a cache by
-          plain blocks and by CUDA graphs, and FSDP2 with one process. Each has a limit; the exit code is 1 if one is
-          missed.
+          plain blocks and by CUDA graphs, FP8, and FSDP2 with one process. Each has a limit; the exit code is 1 if
+          one is missed. FP8 is left out, with a note, where the GPU has none or torchao is not installed.
 training  a whole run of `tv.train` and one of the transformers Trainer, taking turns in processes of their own, both in
-          bf16 with float32 weights, eager and compiled: tokens a second, model FLOPs utilisation, peak memory.
+          bf16 with float32 weights, eager and compiled: tokens a second, model FLOPs utilisation, peak memory. Ours
+          compiled in FP8 besides, as if it were a peer; its utilisation, too, is a share of the peak in bf16.
 tuning    the same on texts of mixed lengths: ours packed, theirs padded and grouped by length, and TRL's packing.
 decoding  greedy text of random models, batch 1 and 16: tokens a second beside `generate` (dynamic and static cache),
           and how far both are from the floor that reading the weights once a token sets. It says whether ours ran by
           CUDA graphs; with TRIVIUM_CUDA_GRAPHS=0 they are left out.
+fp8       one linear layer of several widths, for several numbers of tokens, in bf16 and in FP8: where FP8 pays.
 
 Model FLOPs are those of Kaplan et al. 2020 (6 N a token and attention), without what is computed again. The peak is the
 data sheet's dense bf16 for known GPUs, otherwise a measured matrix product; both are printed.
@@ -33,7 +35,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 WORKLOAD = {"peers": ["torch", "transformers", "accelerate"], "together": True}
 
-PARTS = ("checks", "training", "tuning", "decoding")
+PARTS = ("checks", "training", "tuning", "decoding", "fp8")
 
 
 def main() -> int:
@@ -58,7 +60,7 @@ def main() -> int:
     import torch
     from checks import run_checks
     from record import save
-    from speed import Setting, compare_decoding, compare_training, describe_device
+    from speed import Setting, compare_decoding, compare_training, describe_device, time_float8
 
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
         print("left out: there is no GPU that torch can use; --device cpu --small only tries the script out")
@@ -88,6 +90,8 @@ def main() -> int:
         for part, compare in (("training", False), ("tuning", True)):
             if part in arguments.only:
                 compare_training(setting, device, runs, better, failed, mixed=compare)
+        if "fp8" in arguments.only:
+            result["fp8"] = time_float8(setting)
         if "decoding" in arguments.only:
             result["decoding"] = compare_decoding(setting, device, runs, better, failed)
     for name, found in runs.items():

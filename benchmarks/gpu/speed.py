@@ -21,7 +21,9 @@ WARMUP = 4
 NEW = 128
 DENSE_BF16 = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12, "L40S": 362e12, "4090": 165.2e12, "B200": 2250e12}
 """Peaks by a part of the device's name, of the makers' data sheets."""
-TRAINING = ("ours", "ours_compiled", "eager", "compiled")
+TRAINING = ("ours", "ours_compiled", "fp8_compiled", "eager", "compiled")
+"""Ours in FP8 is called otherwise, so that it is compared with ours in bf16 and never with the peers."""
+OURS = ("ours", "fp8")
 TUNING = ("ours", "padded", "grouped", "trl_packing")
 
 
@@ -96,7 +98,7 @@ def compare_training(
     setting: Setting, device: Device, runs: dict[str, Any], better: dict[str, Any], failed: list[str], *, mixed: bool
 ) -> None:
     """Takes turns; adds to `runs` and `better` under `training` or `tuning`."""
-    name, sides = ("tuning", TUNING) if mixed else ("training", TRAINING)
+    name, sides = ("tuning", TUNING) if mixed else ("training", sides_of_training(setting.device))
     prepare(setting, mixed=mixed)
     found: dict[str, list[dict[str, float]]] = {}
     for pair in range(setting.pairs):
@@ -104,7 +106,7 @@ def compare_training(
             result = in_process(setting, "training", side, mixed=mixed)
             if "failed" in result:
                 print(f"{name} {side}: not measured, {result['failed']}", flush=True)
-                if side.startswith("ours"):
+                if side.startswith(OURS):
                     failed.append(f"{name} {side}")
                 continue
             result["utilisation"] = result.pop("flops_per_second") / (device.sheet or device.peak)
@@ -114,6 +116,71 @@ def compare_training(
     if "ours" in ordered:
         runs[name] = ordered
         better[name] = {"tokens_per_second": "more", "memory": "less", "utilisation": "more"}
+
+
+def sides_of_training(device: str) -> tuple[str, ...]:
+    """All of them, without those in FP8 where there is none."""
+    import torch
+    from checks import without_float8
+
+    reason = without_float8(torch.device(device))
+    if not reason:
+        return TRAINING
+    print(f"left out: training in FP8, {reason}", flush=True)
+    return tuple(side for side in TRAINING if not side.startswith("fp8"))
+
+
+def time_float8(setting: Setting) -> list[dict[str, Any]]:
+    """Milliseconds of one compiled linear layer, forwards and backwards, in bf16 and FP8: from which width it pays."""
+    import torch
+    from checks import without_float8
+    from torch import nn
+
+    from trivium.core.float8 import to_float8
+    from trivium.models.build import build_model, preset
+
+    device = torch.device(setting.device)
+    if reason := without_float8(device):
+        print(f"left out: layers in FP8, {reason}", flush=True)
+        return []
+    found = []
+    for width in (64,) if setting.small else (1024, 2048, 4096, 8192):
+        for tokens in (64,) if setting.small else (4096, 16384):
+            shape = {"hidden_size": width, "intermediate_size": 4 * width, "num_layers": 1, "vocab_size": 64}
+            row: dict[str, Any] = {"width": width, "inner": 4 * width, "tokens": tokens}
+            for side in ("bf16", "fp8"):
+                model = build_model(preset("llama-1m", {**shape, "num_heads": 1, "num_kv_heads": 1}), seed=0)
+                model.to(device)
+                if side == "fp8":
+                    to_float8(model, device)
+                layer = model.blocks[0].mlp.up
+                assert isinstance(layer, nn.Linear)
+                if not setting.small:
+                    torch.compiler.reset()  # torch compiles the same code for a few shapes only, then leaves it eager
+                    layer.compile()
+                row[side] = layer_milliseconds(layer, tokens, device)
+            found.append({**row, "faster": row["bf16"] / row["fp8"]})
+            print("layer", {key: round(value, 3) for key, value in found[-1].items()}, flush=True)
+    return found
+
+
+def layer_milliseconds(layer: Any, tokens: int, device: Any) -> float:
+    """The best of a few, after what is compiled and measured first."""
+    import torch
+
+    x = torch.randn(tokens, layer.in_features, device=device, dtype=torch.bfloat16, requires_grad=True)
+    upstream = torch.randn(tokens, layer.out_features, device=device, dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(8):
+        begin = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16):
+            y = layer(x)
+        y.backward(upstream)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - begin)
+        layer.weight.grad = x.grad = None
+    return 1e3 * min(seconds[3:])
 
 
 def prepare(setting: Setting, *, mixed: bool) -> None:
@@ -173,7 +240,7 @@ def our_training(setting: Setting, side: str, *, mixed: bool) -> dict[str, float
                 "steps": setting.steps,
                 "batch_size": setting.batch,
                 "micro_batch_size": setting.micro,
-                "precision": setting.precision,
+                "precision": "fp8" if side.startswith("fp8") else setting.precision,
                 "compile": "on" if side.endswith("compiled") else "off",
                 "activation_checkpointing": setting.checkpointing,
                 "checkpoint_every": setting.steps,
@@ -405,7 +472,7 @@ def main() -> None:
     else:
         from trivium.core.plan import flops_per_token
 
-        train = our_training if arguments.side.startswith("ours") else their_training
+        train = our_training if arguments.side.startswith(OURS) else their_training
         result = train(setting, arguments.side, mixed=mixed)
         result["tokens_per_second"] = result["tokens"] / result["seconds"]
         result["memory"] = peak(setting.device)

@@ -138,6 +138,26 @@ def test_the_checks_of_the_gpu_pass_where_there_is_none(name: str, monkeypatch: 
     assert off <= limit
 
 
+def test_fp8_is_checked_where_the_device_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it has none: that is said, and counts as no failure; asked for, it is imitated."""
+    pytest.importorskip("torchao")
+    for folder in (BENCHMARKS, BENCHMARKS / "gpu"):
+        monkeypatch.syspath_prepend(str(folder))
+    import checks
+
+    name = "FP8 arithmetic, float32 weights"
+    monkeypatch.setattr(checks, "CHECKS", {name: checks.CHECKS[name], "a run in fp8": checks.CHECKS["a run in fp8"]})
+    monkeypatch.delenv("TRIVIUM_FP8_EMULATE", raising=False)
+    left_out = checks.run_checks("cpu")
+    assert [(check.good, check.left_out, check.note) for check in left_out] == [
+        (True, True, "the device has no FP8")
+    ] * 2
+    checks.float32(torch.device("cpu"))
+    monkeypatch.setenv("TRIVIUM_FP8_EMULATE", "1")
+    off, limit, note = checks.CHECKS[name](torch.device("cpu"))
+    assert 0.02 < off <= limit and "21 of 22 linear layers" in note
+
+
 @pytest.mark.slow
 def test_the_gpu_script_runs_on_a_cpu(tmp_path: Path) -> None:
     """All parts of it, with a tiny model: the figures mean nothing, but every side is measured."""

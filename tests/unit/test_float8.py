@@ -26,6 +26,7 @@ from trivium.core.machines import describe_here
 from trivium.data.batch import Layout
 from trivium.errors import ConfigError, Interrupted
 from trivium.losses.tokens import token_loss
+from trivium.models import native_attention
 from trivium.models.build import build_model, preset
 
 pytestmark = [
@@ -40,6 +41,7 @@ Changed = Callable[..., dict[str, Any]]
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(EMULATE, "1")
+    native_attention.kernel()  # is checked when it is first asked for, which must not be under autocast
 
 
 def model(name: str = "llama-1m", **changes: Any) -> Any:
@@ -109,6 +111,25 @@ def test_without_autocast_the_layers_are_plain() -> None:
     one, two = (loss_and_gradients(made, half=False) for made in (plain, eight))
     assert one[0] == pytest.approx(two[0], rel=1e-6)
     assert torch.allclose(one[1], two[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_are_one_graph_and_compute_the_same() -> None:
+    """More blocks than torch compiles one function for, and numbers of tokens that do and do not divide by 16."""
+    from torch._dynamo.utils import counters
+
+    eager = model(intermediate_size=352, num_layers=10)
+    to_float8(eager, CPU)
+    compiled = copy.deepcopy(model(intermediate_size=352, num_layers=10))
+    to_float8(compiled, CPU)
+    torch.compiler.reset()
+    counters.clear()
+    for block in compiled.all_blocks:
+        block.compile()
+    one, two = (loss_and_gradients(made, half=True) for made in (eager, compiled))
+    assert one[0] == pytest.approx(two[0], rel=1e-3)
+    assert float((one[1] - two[1]).norm() / one[1].norm()) < 0.2
+    assert counters["stats"]["unique_graphs"] < len(compiled.blocks)
 
 
 def test_parameters_stay_what_they_are() -> None:
