@@ -68,6 +68,23 @@ def test_a_run_continues_on_other_numbers_of_ranks_and_engines(world: dict[str, 
     compare(run(world, "moved", ranks=3, engine={"name": "fsdp2"}), reference)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_fp8_on_two_ranks_stays_near_one_and_resumes(
+    world: dict[str, Any], engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank rounds its own rows by their own scale, and fsdp2 rounds weights in bf16: near, not the same."""
+    pytest.importorskip("torchao")
+    monkeypatch.setenv("TRIVIUM_FP8_EMULATE", "1")
+    recipe = {**world, "train": {**world["train"], "precision": "fp8", "steps": 5}}
+    reference = [line["loss"] for line in run(recipe, f"fp8-{engine}-alone", ranks=1)]
+    calm = run(recipe, f"fp8-{engine}", ranks=2, engine={"name": engine})
+    assert [line["loss"] for line in calm] == pytest.approx(reference, rel=2e-3)
+    run(recipe, f"fp8-{engine}-stopped", ranks=2, until=2, engine={"name": engine})
+    resumed = run(recipe, f"fp8-{engine}-stopped", ranks=2, engine={"name": engine})
+    assert [line["loss"] for line in resumed] == [line["loss"] for line in calm]
+
+
 ALWAYS = {("prompt_tuning", "fsdp2"), ("prefix_tuning", "ddp"), ("p_tuning", "fsdp2")}
 EVERYWHERE = [
     pytest.param(transform, engine, marks=[pytest.mark.slow] * ((transform, engine) not in ALWAYS))
