@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 from trivium.lazy import torch
 
@@ -23,3 +24,15 @@ def use_threads(number: int) -> bool:
     follow(0)
     adapt(1)
     return True
+
+
+def default_threads(ranks: int = 1) -> int:
+    """Threads of each of the processes of a run on this machine: of one alone OMP_NUM_THREADS, or else all cores.
+
+    Several share the cores: torchrun sets OMP_NUM_THREADS to 1 where nobody has, which says nothing about them.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if ranks == 1 and asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    return max(1, cores // ranks)

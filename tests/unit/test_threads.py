@@ -47,3 +47,19 @@ def test_a_build_without_mkl_still_gets_its_threads(monkeypatch: pytest.MonkeyPa
     assert not threads.use_threads(2)
     assert torch.get_num_threads() == 2
     threads.use_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("asked", "ranks", "threads"),
+    [("3", 1, 3), ("3", 2, 2), ("1", 4, 1), ("4,2", 1, 4), ("0", 1, 4), ("", 1, 4), (None, 1, 4), (None, 8, 1)],
+)
+def test_a_process_alone_takes_the_threads_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, ranks: int, threads: int
+) -> None:
+    from trivium.threads import default_threads
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert default_threads(ranks) == threads

@@ -34,7 +34,7 @@ from trivium.models.allocator import keep_freed_memory
 from trivium.models.config import ModelConfig
 from trivium.models.products import keep_few_kernels
 from trivium.recipe import Recipe, SamplePrompt, Source
-from trivium.threads import use_threads
+from trivium.threads import default_threads, use_threads
 from trivium.tokenizers.tokenizer import Tokenizer
 
 CPU_RATE = 1e11
@@ -215,9 +215,7 @@ def machine_that_fits(
 
 def set_up_torch(recipe: Recipe, processes: Processes) -> None:
     """Threads, memory and deterministic kernels."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    use_threads(recipe.train.threads or max(1, cores // local))
+    use_threads(recipe.train.threads or default_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     keep_few_kernels()
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
