@@ -30,7 +30,7 @@ def experiment(
             train=[recipe["data"]["train"], {"path": str(other), "max_epochs": 0.8}],
             curriculum={"scorer": "rarity", "start": 0.2, "until": 0.7},
         )
-        finish({**recipe, "name": "warm"}, 0, seed)
+        finish({**recipe, "name": "warm", "train": {**recipe["train"], "steps": 1}}, 0, seed)
         began = time.perf_counter()
         finish({**recipe, "name": "calm"}, 0, seed)
         died = finish(recipe, kills, seed, lifetime=time.perf_counter() - began)
