@@ -54,18 +54,24 @@ def compare(ours: list[dict[str, Any]], reference: list[dict[str, Any]]) -> None
             assert line["bits_per_byte"] == pytest.approx(expected["bits_per_byte"], rel=1e-5)
 
 
+@pytest.fixture(scope="module")
+def alone(world: dict[str, Any]) -> list[dict[str, Any]]:
+    """Metrics of the run in one process."""
+    return run(world, "alone", ranks=1)
+
+
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
-def test_two_ranks_train_like_one(world: dict[str, Any], engine: str) -> None:
-    reference = run(world, f"alone-{engine}", ranks=1)
-    compare(run(world, engine, ranks=2, engine={"name": engine}), reference)
+def test_two_ranks_train_like_one(world: dict[str, Any], alone: list[dict[str, Any]], engine: str) -> None:
+    compare(run(world, engine, ranks=2, engine={"name": engine}), alone)
 
 
-def test_a_run_continues_on_other_numbers_of_ranks_and_engines(world: dict[str, Any]) -> None:
-    reference = run(world, "alone", ranks=1)
+def test_a_run_continues_on_other_numbers_of_ranks_and_engines(
+    world: dict[str, Any], alone: list[dict[str, Any]]
+) -> None:
     run(world, "moved", ranks=1, until=3)
     run(world, "moved", ranks=2, until=5, engine={"name": "tensor"})
     run(world, "moved", ranks=2, until=7, engine={"name": "ddp"})
-    compare(run(world, "moved", ranks=3, engine={"name": "fsdp2"}), reference)
+    compare(run(world, "moved", ranks=3, engine={"name": "fsdp2"}), alone)
 
 
 @pytest.mark.slow
@@ -94,10 +100,9 @@ EVERYWHERE = [
 
 
 @pytest.mark.parametrize(("transform", "engine"), EVERYWHERE)
+@pytest.mark.usefixtures("alone")
 def test_virtual_tokens_train_on_two_ranks_like_on_one(world: dict[str, Any], engine: str, transform: str) -> None:
-    base = Path(world["runs"]) / "base" / "final"
-    if not base.exists():
-        run(world, "base", ranks=1)
+    base = Path(world["runs"]) / "alone" / "final"
     recipe = {**world, "model": {"path": str(base)}, "transforms": [{"name": transform, "tokens": 3}]}
     reference = run(recipe, f"{transform}-alone-{engine}", ranks=1)
     compare(run(recipe, f"{transform}-{engine}", ranks=2, engine={"name": engine}), reference)
