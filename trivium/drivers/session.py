@@ -30,7 +30,7 @@ from trivium.drivers.micro_batch import with_micro_batch
 from trivium.drivers.roles import fitted_head, load_roles, model_config, shares_weights, what_is_held
 from trivium.drivers.word_vectors import open_word_vectors, start_embeddings
 from trivium.errors import ConfigError
-from trivium.models.allocator import keep_freed_memory
+from trivium.models.allocator import give_back_freed_memory, keep_freed_memory
 from trivium.models.config import ModelConfig
 from trivium.models.products import keep_few_kernels
 from trivium.recipe import Recipe, SamplePrompt, Source
@@ -76,8 +76,9 @@ class Session:
         return islice(loader.evaluation(), 0, None, max(1, there // wanted) if wanted else 1)
 
     def close(self) -> None:
-        """Ends the data thread."""
+        """Ends the data thread, and gives the memory of what was computed back."""
         self.feed.close()
+        give_back_freed_memory()
 
 
 def open_session(resolved: ResolvedRecipe) -> Session:

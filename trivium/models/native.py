@@ -1,6 +1,6 @@
-"""Our kernels in C, compiled once on the machine they run on.
+"""Our kernels in C and our allocator in C++, compiled once on the machine they run on.
 
-The system's C compiler makes them for the processor at hand, in two seconds, and they are kept in the user's cache
+The system's compiler makes them for the processor at hand, in two seconds, and they are kept in the user's cache
 folder ($TRIVIUM_CACHE, $XDG_CACHE_HOME/trivium or ~/.cache/trivium). Where there is no compiler, or with
 TRIVIUM_NATIVE=0, torch's operators do the same.
 """
@@ -14,8 +14,9 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -23,17 +24,38 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "attention.c", "elementwise.c", "vectors.h"))
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+_KERNELS = ("decode.c", "attention.c", "elementwise.c", "vectors.h")
+_FLAGS = ("-march=native", "-fopenmp")
+_TORCH = Path(torch.__file__).parent
 
 
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be had. Whoever calls one checks first that it computes right."""
+    return _loaded("kernels", _KERNELS, ("CC", "cc", "gcc"), ("-O3", *_FLAGS), ("-lm",), _processor())
+
+
+@cache
+def allocator() -> ctypes.CDLL | None:
+    """The compiled allocator, not installed yet; None where it cannot be had."""
+    if sys.platform != "linux":
+        return None
+    flags, libraries = ("-O2", "-std=c++20", f"-I{_TORCH / 'include'}"), (f"-L{_TORCH / 'lib'}", "-lc10")
+    return _loaded("allocator", ("allocator.cpp",), ("CXX", "c++", "g++"), flags, libraries, [torch.__version__])
+
+
+def _loaded(
+    name: str,
+    sources: Sequence[str],
+    compilers: Sequence[str],
+    flags: Sequence[str],
+    libraries: Sequence[str],
+    key: Sequence[str],
+) -> ctypes.CDLL | None:
     if os.environ.get("TRIVIUM_NATIVE", "1") == "0" or os.name != "posix":
         return None
     try:
-        return ctypes.CDLL(str(_compiled()))
+        return ctypes.CDLL(str(_compiled(name, sources, compilers, flags, libraries, key)))
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -45,14 +67,28 @@ def as_usual() -> Iterator[None]:
         yield
 
 
-def _compiled() -> Path:
-    """The shared library, compiled now if it is not in the cache folder."""
-    compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or shutil.which("gcc") or "cc"]
+def _compiled(
+    name: str,
+    sources: Sequence[str],
+    compilers: Sequence[str],
+    flags: Sequence[str],
+    libraries: Sequence[str],
+    key: Sequence[str],
+) -> Path:
+    """The shared library, compiled now if it is not in the cache folder.
+
+    compilers: the variable that names one, and what it is called otherwise. key: what else the result depends on.
+    """
+    variable, *names = compilers
+    compiler = shlex.split(os.environ.get(variable, ""))
+    compiler = compiler or [next(filter(None, map(shutil.which, names)), names[0])]
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
-    sources = [source.read_text(encoding="utf-8") for source in _SOURCES]
-    key = "\n".join([*sources, version, *compiler, *_FLAGS, *_processor()])
-    name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    files = [str(source) for source in _SOURCES if source.suffix == ".c"]
+    files = [Path(__file__).with_name(source) for source in sources]
+    text = "\n".join(
+        [*(file.read_text(encoding="utf-8") for file in files), version, *compiler, *flags, *libraries, *key]
+    )
+    name = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+    inputs = [str(file) for file in files if file.suffix != ".h"]
     for folder in _folders():
         target = folder / name
         if target.exists():
@@ -61,7 +97,7 @@ def _compiled() -> Path:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryDirectory(dir=folder) as place:
                 made = Path(place) / name
-                command = [*compiler, *_FLAGS, "-o", str(made), *files, "-lm"]
+                command = [*compiler, "-fPIC", "-shared", *flags, "-o", str(made), *inputs, *libraries]
                 subprocess.run(command, capture_output=True, check=True, timeout=120)
                 made.replace(target)  # whole or not at all, also when several processes compile at once
             return target
