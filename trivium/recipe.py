@@ -429,7 +429,7 @@ class TrainSection(StrictModel):
     deterministic: bool = True
     """Deterministic kernels, so that a resumed run ends bit-identical."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads; default: all cores (divided by the ranks of this machine)."""
+    """CPU threads; default: OMP_NUM_THREADS for one process, else all cores (divided by the ranks of this machine)."""
 
     @property
     def micro_rows(self) -> int | None:

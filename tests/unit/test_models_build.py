@@ -9,7 +9,6 @@ import sys
 import pytest
 import torch
 
-from trivium.models.allocator import keep_freed_memory
 from trivium.models.build import build_model, preset
 
 CONFIG = preset("llama-1m", {"num_layers": 2})
@@ -77,9 +76,3 @@ slow = {"torch._dynamo", "sympy", "transformers", "torch._inductor"} & set(sys.m
 assert not slow, slow
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
-def test_freed_memory_can_be_kept() -> None:
-    code = "from trivium.models.allocator import keep_freed_memory as keep; assert keep() in (True, False)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    assert callable(keep_freed_memory)

@@ -1,7 +1,7 @@
 """What a run will need - memory, disk, work, time - before it starts, and how right that was afterwards.
 
 Everything here is arithmetic on the shape of the model and the recipe; no torch is needed. Two figures are measured
-rather than derived: the constants of the memory model (see `Memory plan` below, measured with glibc's allocator and
+rather than derived: the constants of the memory model (see `Memory plan` below, measured with our allocator and
 torch 2.13 on a CPU, `tests/unit/test_plan_measured.py` measures again), and the time of an update, which the caller
 takes from a few real ones.
 
@@ -24,11 +24,11 @@ key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weigh
                    encoder-decoder   a token is a source or a target, half of them each unless counted; sources pass the
                                      encoder, and the decoder keeps their keys and values
                    quantised         + the output of each layer below an adapter
-                 with activation checkpointing T * (L * 4 D + 8 D + 3 block): the inputs, and the block computed again;
+                 with activation checkpointing T * (L * 4 D + 8 D + 2 block): the inputs, and the block computed again;
                  of attention or the MLP alone, their part of the block less, and 4 times that part again
     loss         four copies of the largest chunk of logits, and the gradient of the head
 
-    peak = runtime + weights + optimiser + max(1.22 activations + loss [+ 2 gradients], gradients + 2 embeddings)
+    peak = runtime + weights + optimiser + max(1.03 activations + loss [+ 2 gradients], gradients + 2 embeddings)
 
 Several processes (R of them, each with its share of the rows):
 
@@ -39,9 +39,10 @@ Several processes (R of them, each with its share of the rows):
     pipeline     the largest stage: L / R blocks with embedding and head; all rows pass through it, several
                  micro-batches at a time (R with 1f1b, all of them with gpipe)
 
-The factor 1.22 is what the allocator cannot give back between tensors of changing sizes on a CPU; CUDA's caching
-allocator is taken at 1.1. Compiled blocks keep fewer activations: the plan is then an upper bound. Calibrated by
-measurement is one process on a CPU; CUDA, several processes, experts and encoder-decoders follow from the formulas.
+The factor 1.03 is what our allocator of large tensors holds beyond those in use on a CPU; where it cannot be compiled
+the C library leaves holes, and 1.4 is taken; CUDA's caching allocator is taken at 1.1. Compiled blocks keep fewer
+activations: the plan is then an upper bound. Calibrated by measurement is one process on a CPU; CUDA, several
+processes, experts and encoder-decoders follow from the formulas.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ IMPORTED = 230 * MIB
 """Resident memory of a process that has imported torch and nothing else."""
 FIRST_UPDATE = 25 * MIB
 """What torch takes beyond tensors until the first optimiser step is done."""
-CPU_FACTOR, CUDA_FACTOR = 1.22, 1.1
-RECOMPUTED_BLOCKS, RECOMPUTED_PARTS = 3.0, 4.0
+CPU_FACTOR, TORN_FACTOR, CUDA_FACTOR = 1.03, 1.4, 1.1
+RECOMPUTED_BLOCKS, RECOMPUTED_PARTS = 2.0, 4.0
 FEW_TRAINED, LEFT_OUT = 0.75, 0.8
 """Share of trained tokens below which the last block is run for them alone, and what of it that spares."""
 LOGITS_CHUNKS = {"cpu": (256, 1 << 21), "cuda": (1024, 1 << 27)}
@@ -91,6 +92,7 @@ class Machine:
     process_bytes:   what it uses already (resident memory). Describe the machine before the model is built: what
                      the run itself holds would be counted twice.
     disk_free_bytes: on the file system of the runs.
+    whole_blocks:    large tensors on a CPU have an allocator that leaves no holes (`trivium.models.allocator`).
     """
 
     device: str
@@ -98,6 +100,7 @@ class Machine:
     memory_bytes: int
     process_bytes: int
     disk_free_bytes: int
+    whole_blocks: bool = True
 
 
 def describe_machine(folder: Path = Path(), *, device: str = "cpu") -> Machine:
@@ -109,7 +112,9 @@ def describe_machine(folder: Path = Path(), *, device: str = "cpu") -> Machine:
     torch = sys.modules.get("torch")
     if device.startswith("cuda") and torch is not None:
         memory, process = int(torch.cuda.mem_get_info(device)[0]), 0
-    return Machine(device, cores, memory, process, shutil.disk_usage(there).free)
+    native = sys.modules.get("trivium.models.native")
+    whole = native is None or native.allocator() is not None
+    return Machine(device, cores, memory, process, shutil.disk_usage(there).free, whole)
 
 
 def _free_memory() -> int:
@@ -368,10 +373,7 @@ def plan_memory(
         inside, recipe, half=half, keeps=keeps, blocks=blocks, block=block, inputs=inputs, depth=held.depth
     )
     ends = 4 * 2 * config.hidden_size
-    flying = 1.0
-    if engine == "pipeline":
-        micros = math.ceil(rows / micro_rows)
-        flying = (min(ranks, micros) if recipe.engine.pipeline_schedule == "1f1b" else micros) / ranks
+    flying = _flying(recipe, ranks, math.ceil(rows / micro_rows)) if engine == "pipeline" else 1.0
     logits, head = _chunk(config, kind, micro_rows * row), 4 * config.vocab_size * config.embedding_width
     offloaded, copies = recipe.train.offload in ("optimizer", "all"), 2 * parameters if half else 0
     if offloaded and kind != "cuda":  # the state is still there, beside copies of the weights
@@ -394,7 +396,7 @@ def plan_memory(
         micro_rows=micro_rows,
         rows=rows,
         checkpointing=recipe.train.activation_checkpointing != "none",
-        factor=CUDA_FACTOR if kind == "cuda" else CPU_FACTOR,
+        factor=CUDA_FACTOR if kind == "cuda" else CPU_FACTOR if machine.whole_blocks else TORN_FACTOR,
         gathered=_gathered(config, each=2 if half else each) if engine == "fsdp2" and ranks > 1 else 0,
         buckets=each * trained if engine == "ddp" and ranks > 1 else 0,
     )
@@ -408,6 +410,11 @@ def _rows(recipe: Recipe, ranks: int) -> tuple[int, int]:
     """Rows of one process in (an update, a micro-batch); all of them where the ranks share one copy of the model."""
     rows = max(1, recipe.train.batch_size // (1 if recipe.engine.name in ("pipeline", "tensor") else ranks))
     return rows, min(recipe.train.micro_rows or rows, rows)
+
+
+def _flying(recipe: Recipe, ranks: int, micros: int) -> float:
+    """Micro-batches whose activations a stage of a pipeline holds, for its share of the blocks."""
+    return (min(ranks, micros) if recipe.engine.pipeline_schedule == "1f1b" else micros) / ranks
 
 
 def _chunk(config: ModelConfig, kind: str, tokens: int) -> int:
