@@ -144,10 +144,10 @@ def test_a_quantised_base_and_frozen_blocks_need_less() -> None:
     adapter = Held(trainable=50_000)
     plain, few, upper = (
         plan_memory(config, recipe(), machine=LAPTOP, held=held)
-        for held in (adapter, replace(adapter, weight_bytes=10 << 20, quantized=True), replace(adapter, depth=0.25))
+        for held in (adapter, replace(adapter, weight_bytes=10 << 20, inner=True), replace(adapter, depth=0.25))
     )
     assert few.weights == 10 << 20 < plain.weights == 4 * config.parameters()
-    assert few.activations > plain.activations, "what a layer in few bits says is kept apart from its adapter"
+    assert few.activations > plain.activations, "adapters keep what stands inside of a gated MLP"
     assert upper.activations < 0.5 * plain.activations
 
 
@@ -170,12 +170,12 @@ def test_what_transforms_make_of_a_model_is_counted() -> None:
     plain, few = found(lora), found({"name": "quantize", "to": "nf4"}, lora)
     adapters = 4 * (plain.trainable or 0)
     assert plain.weight_bytes == 4 * config.parameters() + adapters
-    assert plain.depth == 1.0 and not plain.quantized and few.quantized
+    assert plain.depth == 1.0 and plain.inner and few.inner
     embeddings = 4 * 2 * config.vocab_size * config.hidden_size
     blocks = 4 * config.parameters() - embeddings
     assert (few.weight_bytes or 0) - adapters - embeddings == pytest.approx(blocks * 4.2 / 32, rel=0.05)
     upper = found({"name": "trainable", "patterns": ["head.*", "blocks.6.*", "blocks.7.*"]})
-    assert upper.depth == 2 / config.num_layers
+    assert upper.depth == 2 / config.num_layers and not upper.inner
 
 
 def test_checkpoints_hold_weights_and_two_moments() -> None:

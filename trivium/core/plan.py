@@ -23,7 +23,6 @@ key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weigh
                    half precision    the residual stream stays in 4 bytes, inputs of matrices take 2
                    encoder-decoder   a token is a source or a target, half of them each unless counted; sources pass the
                                      encoder, and the decoder keeps their keys and values
-                   quantised         + the output of each layer below an adapter
                  with activation checkpointing T * (L * 4 D + 8 D + 2 block): the inputs, and the block computed again;
                  of attention or the MLP alone, their part of the block less, and 4 times that part again
     loss         four copies of the largest chunk of logits, and the gradient of the head
@@ -141,7 +140,6 @@ class Held:
     virtual:       tokens of soft prompts and prefixes, in each row, beside `data.sequence_length`.
     weight_bytes:  of all parameters and buffers, None for those of the shape; less with a quantised base.
     depth:         share of the blocks that stand at or above the first parameter that trains: the others keep nothing.
-    quantized:     adapters act on a base in few bits.
     inner:         adapters read what stands inside of MLPs.
     """
 
@@ -149,7 +147,6 @@ class Held:
     virtual: float = 0
     weight_bytes: int | None = None
     depth: float = 1.0
-    quantized: bool = False
     inner: bool = False
 
 
@@ -365,8 +362,6 @@ def plan_memory(
     keeps = half or held.inner
     blocks, block, inputs = _blocks(inside, half=half, keeps=keeps, source_share=source_share)
     blocks, inputs = held.depth * blocks, held.depth * inputs
-    if held.quantized:
-        blocks += held.depth * config.num_layers * _outputs(inside) * (2 if half else 4)
     if trained_share < FEW_TRAINED and config.kind != "encoder_decoder" and not config.experts:
         blocks -= (1 - trained_share) * LEFT_OUT * block  # the last block, run for trained tokens only
     kept, again = _checkpointed(
@@ -461,13 +456,6 @@ def _blocks(config: ModelConfig, *, half: bool, keeps: bool, source_share: float
     blocks = source_share * (config.num_layers * block + decoder * memory) + target * decoder * (block + cross)
     passed = source_share * config.num_layers + target * decoder
     return blocks, block + target * cross, 4 * width * passed
-
-
-def _outputs(config: ModelConfig) -> int:
-    """Numbers that the linear layers of a block say of one token."""
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    inner = (2 if config.mlp == "gated" else 1) * config.intermediate_size
-    return queries + 2 * keys + config.hidden_size + inner + config.hidden_size
 
 
 def _checkpointed(

@@ -23,9 +23,10 @@ constexpr size_t kLarge = 4 << 20;
 constexpr size_t kPage = 4096;
 constexpr double kSlack = 1.1;  // of the most that was in use at once, may be held
 
-std::mutex lock;
-std::unordered_map<void*, size_t> used;
-std::multimap<size_t, void*> spare;  // by size
+// Never destroyed: tensors are freed until the very end of a process.
+std::mutex& lock = *new std::mutex;
+auto& used = *new std::unordered_map<void*, size_t>;
+auto& spare = *new std::multimap<size_t, void*>;  // by size
 size_t in_use = 0, most = 0, held = 0;
 
 size_t rounded(size_t bytes) {
