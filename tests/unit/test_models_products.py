@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -98,9 +100,33 @@ def test_compiled_layers_use_it_too(onednn: list[int]) -> None:
 
 
 def test_training_keeps_few_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
-    products.keep_few_kernels()
-    assert int(os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) < 100
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "32")  # put back afterwards, whatever it was
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "500")
     products.keep_few_kernels()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "500"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not products.ONEDNN, reason="torch does not ask oneDNN here")
+def test_lengths_that_never_return_leave_nothing() -> None:
+    """Each length has a compiled kernel of a quarter of a MiB; 300 of them would be 90 MiB."""
+    code = """
+import torch
+from pathlib import Path
+from trivium.models import products
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) // 1024
+
+products.keep_few_kernels()
+torch.set_num_threads(1)
+weight = torch.randn(344, 128)
+for tokens in range(1024, 1404):
+    products.by_onednn(torch.randn(tokens, 128), weight)
+    if tokens == 1104:
+        before = resident()
+assert resident() - before < 40, resident() - before
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("CACHE_CAPACITY")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert not done.returncode, done.stderr

@@ -46,8 +46,12 @@ _LONGEST = 16384
 
 
 def keep_few_kernels() -> None:
-    """For training; heeded where oneDNN has not computed anything yet."""
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KERNELS)
+    """For training; heeded where oneDNN has not computed anything yet.
+
+    Both oneDNN and the layer through which torch calls it keep them.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, _KERNELS)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
