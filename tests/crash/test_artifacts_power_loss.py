@@ -32,6 +32,7 @@ class Disk:
         self.check: Callable[[Path], None] | None = None
         self.checked = 0
         self._pending: Path | None = None
+        self._open: dict[int, int] = {}
         for path in [root, *root.rglob("*")]:
             self._waited_for(path)
 
@@ -56,7 +57,20 @@ class Disk:
             shutil.rmtree(after)
             self.checked += 1
 
+    def _hold(self, path: Path) -> None:
+        """Keeps the number of a file from being given to another one once it is deleted."""
+        number = path.stat().st_ino
+        if number not in self._open:
+            self._open[number] = os.open(path, os.O_RDONLY)
+
+    def close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
     def _waited_for(self, path: Path) -> None:
+        if path.exists():
+            for held in (path, *(path.iterdir() if path.is_dir() else ())):
+                self._hold(held)
         if path.is_dir():
             self.names[path.stat().st_ino] = {entry.name: entry.inode() for entry in os.scandir(path)}
             self.folders |= {entry.inode() for entry in os.scandir(path) if entry.is_dir()}
@@ -94,6 +108,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     faults.hook = disk
     yield disk
     faults.hook = None
+    disk.close()
     assert threading.active_count() < 20
 
 

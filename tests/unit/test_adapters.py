@@ -217,14 +217,16 @@ def kept_by(model: Transformer) -> dict[int, int]:
 
 
 def test_frozen_weights_get_no_gradient_and_keep_no_activations() -> None:
-    """Beside the weights, LoRA keeps what full training keeps and [T, rank] a layer: inputs are shared, not copied."""
+    """Beside the weights, LoRA keeps what full training keeps, what its layers read inside of the MLPs, and [T, rank] a
+    layer: inputs are shared, not copied."""
     full, adapted = small(), with_(lora(rank=2))
     everything, some = sum(kept_by(full).values()), sum(kept_by(adapted).values())
     for name, parameter in adapted.named_parameters():
         assert (parameter.grad is None) == (".branches." not in name)
     inner = IDS.numel() * 2 * 4 * 7 * 2
     head = full.get_parameter("head.weight").numel() * 4
-    assert some <= everything - head + inner
+    read = IDS.numel() * 4 * full.config.intermediate_size * full.config.num_layers
+    assert some <= everything - head + inner + read
 
 
 def test_no_gradient_of_a_frozen_head_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
