@@ -25,9 +25,9 @@ key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weigh
                                      encoder, and the decoder keeps their keys and values
                  with activation checkpointing T * (L * 4 D + 8 D + 2 block): the inputs, and the block computed again;
                  of attention or the MLP alone, their part of the block less, and 4 times that part again
-    loss         four copies of the largest chunk of logits, and the gradient of the head
+    loss         three copies of the largest chunk of logits, and the gradient of the head
 
-    peak = runtime + weights + optimiser + max(1.03 activations + loss [+ 2 gradients], gradients + 2 embeddings)
+    peak = runtime + weights + optimiser + max(activations + loss [+ 2 gradients], gradients + 2 embeddings)
 
 Several processes (R of them, each with its share of the rows):
 
@@ -38,9 +38,9 @@ Several processes (R of them, each with its share of the rows):
     pipeline     the largest stage: L / R blocks with embedding and head; all rows pass through it, several
                  micro-batches at a time (R with 1f1b, all of them with gpipe)
 
-The factor 1.03 is what our allocator of large tensors holds beyond those in use on a CPU; where it cannot be compiled
-the C library leaves holes, and 1.4 is taken; CUDA's caching allocator is taken at 1.1. Compiled blocks keep fewer
-activations: the plan is then an upper bound. Calibrated by measurement is one process on a CPU; CUDA, several
+Our allocator of large tensors holds hardly more than is in use on a CPU, so their factor is 1; where it cannot be
+compiled the C library leaves holes, and 1.4 is taken; CUDA's caching allocator is taken at 1.1. Compiled blocks keep
+fewer activations: the plan is then an upper bound. Calibrated by measurement is one process on a CPU; CUDA, several
 processes, experts and encoder-decoders follow from the formulas.
 """
 
@@ -69,7 +69,7 @@ IMPORTED = 230 * MIB
 """Resident memory of a process that has imported torch and nothing else."""
 FIRST_UPDATE = 25 * MIB
 """What torch takes beyond tensors until the first optimiser step is done."""
-CPU_FACTOR, TORN_FACTOR, CUDA_FACTOR = 1.03, 1.4, 1.1
+CPU_FACTOR, TORN_FACTOR, CUDA_FACTOR = 1.0, 1.4, 1.1
 RECOMPUTED_BLOCKS, RECOMPUTED_PARTS = 2.0, 4.0
 FEW_TRAINED, LEFT_OUT = 0.75, 0.8
 """Share of trained tokens below which the last block is run for them alone, and what of it that spares."""
@@ -386,7 +386,7 @@ def plan_memory(
         optimizer=0 if offloaded else state_bytes(config, recipe, trained=trained),
         activations_per_row=round((row * fill + held.virtual) * (flying * blocks + block + ends)),
         checkpointed_per_row=round((row * fill + held.virtual) * (flying * kept + again + ends)),
-        loss=4 * 4 * logits + (head if logits else 0),
+        loss=3 * 4 * logits + (head if logits else 0),
         embedding=head,
         micro_rows=micro_rows,
         rows=rows,

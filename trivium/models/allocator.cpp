@@ -21,7 +21,7 @@ namespace {
 constexpr size_t kLeast = 256 << 10;  // bytes; smaller tensors are the C library's
 constexpr size_t kLarge = 4 << 20;
 constexpr size_t kPage = 4096;
-constexpr double kSlack = 1.1;  // of the most that was in use at once, may be held
+constexpr double kSlack = 1.02;  // of the most that was in use at once, may be held
 
 // Never destroyed: tensors are freed until the very end of a process.
 std::mutex& lock = *new std::mutex;
