@@ -118,8 +118,11 @@ def results(seed: int = 0) -> list[Tensor]:
 @pytest.mark.parametrize("check", [native.kernel, native_attention.kernel, native_blocks.decoder])
 def test_the_check_of_a_kernel_runs_anywhere(check: Any) -> None:
     """It comes with the first use, wherever that is."""
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+    saved: list[Tensor] = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.device("meta"), hooks:
         assert check.__wrapped__() is not None
+    assert not saved, "activation checkpointing would count it"
 
 
 def test_the_number_of_threads_changes_no_bit() -> None:

@@ -17,11 +17,13 @@ import json, sys, torch
 from trivium.core.progress import memory_bytes
 from trivium.data.batch import Layout
 from trivium.losses.tokens import token_loss
+from trivium.models.allocator import keep_freed_memory
 from trivium.models.build import build_model, preset
 from trivium.optim.adamw import AdamW
 
 name, rows, length, micros, checkpointing = sys.argv[1], *map(int, sys.argv[2:])
 torch.set_num_threads(1)
+keep_freed_memory()
 before = memory_bytes().current
 config = preset(name)
 model = build_model(config, seed=0)

@@ -62,8 +62,17 @@ def _loaded(
 
 @contextmanager
 def as_usual() -> Iterator[None]:
-    """For the check of a kernel, which may be asked for anywhere: tensors on the CPU, with gradients, not cast."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False), torch.device("cpu"):
+    """For the check of a kernel, which may be asked for anywhere.
+
+    Tensors on the CPU, with gradients, not cast; what is saved for them is no concern of activation checkpointing.
+    """
+
+    def same(x: Tensor) -> Tensor:
+        return x
+
+    saves = torch.autograd.graph.saved_tensors_hooks(same, same)
+    casts = torch.autocast("cpu", enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), casts, torch.device("cpu"), saves:
         yield
 
 
