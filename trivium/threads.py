@@ -26,13 +26,17 @@ def use_threads(number: int) -> bool:
     return True
 
 
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_threads(ranks: int = 1) -> int:
     """Threads of each of the processes of a run on this machine: of one alone OMP_NUM_THREADS, or else all cores.
 
     Several share the cores: torchrun sets OMP_NUM_THREADS to 1 where nobody has, which says nothing about them.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if ranks == 1 and asked.isdecimal() and int(asked) > 0:
         return int(asked)
-    return max(1, cores // ranks)
+    return max(1, usable_cores() // ranks)

@@ -26,7 +26,6 @@ from trivium.core.machines import describe_here
 from trivium.data.batch import Layout
 from trivium.errors import ConfigError, Interrupted
 from trivium.losses.tokens import token_loss
-from trivium.models import native_attention
 from trivium.models.build import build_model, preset
 
 pytestmark = [
@@ -41,7 +40,6 @@ Changed = Callable[..., dict[str, Any]]
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(EMULATE, "1")
-    native_attention.kernel()  # is checked when it is first asked for, which must not be under autocast
 
 
 def model(name: str = "llama-1m", **changes: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from trivium.artifacts.record import code_version
 from trivium.artifacts.secrets import redact_command
+from trivium.threads import usable_cores
 
 _PACKAGES = (
     "trivium", "torch", "numpy", "safetensors", "tokenizers", "transformers", "pydantic", "typer", "rich", "jinja2",
@@ -65,7 +66,7 @@ def _processor() -> dict[str, Any]:
         "model": fields.get("model name", platform.processor() or platform.machine()),
         "flags": hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:16],
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": usable_cores(),
     }
 
 
@@ -73,17 +74,22 @@ def _torch() -> dict[str, Any] | None:
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "get_num_threads"):
         return None
-    kernels = [sys.modules.get(f"trivium.models.native_{name}") for name in ("attention", "elementwise")]
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    loaded = not gpus and all(each is not None and each.kernel() is not None for each in kernels)
     return {
         "version": torch.__version__,
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "kernels": None if None in kernels or gpus else "C" if loaded else "torch",
+        "kernels": None if gpus else _kernels(),
         "cuda": torch.version.cuda,
         "gpus": gpus,
     }
+
+
+def _kernels() -> str | None:
+    """Whose kernels compute on the CPU; None where no model was."""
+    parts = [sys.modules.get(f"trivium.models.native_{name}") for name in ("attention", "elementwise")]
+    loaded = [part.kernel() is not None for part in parts if part is not None]
+    return None if len(loaded) < len(parts) else "C" if all(loaded) else "torch"
 
 
 def _versions() -> dict[str, str]:

@@ -59,6 +59,7 @@ from trivium.core.progress import memory_bytes, readable_bytes
 from trivium.core.tensor_shapes import local_shape
 from trivium.errors import ConfigError
 from trivium.registry import component
+from trivium.threads import usable_cores
 
 if TYPE_CHECKING:
     from trivium.models.config import ModelConfig
@@ -104,7 +105,7 @@ class Machine:
 
 def describe_machine(folder: Path = Path(), *, device: str = "cpu") -> Machine:
     """The machine as it is now; a CUDA device is looked at only if torch has been imported."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     there = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
     process = memory_bytes().current
     memory = _free_memory() + process

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trivium.data.documents import Document
 from trivium.data.table import Ints, narrowest
+from trivium.threads import usable_cores
 
 if TYPE_CHECKING:
     from trivium.tokenizers.tokenizer import Tokenizer
@@ -120,5 +121,4 @@ def _shard(
 
 def _cores() -> int:
     asked = os.environ.get("RAYON_NUM_THREADS", "")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(asked) if asked.isdigit() and int(asked) else usable
+    return int(asked) if asked.isdigit() and int(asked) else usable_cores()

@@ -37,7 +37,7 @@ def give_back_freed_memory() -> bool:
 
     For the moment after large tensors were replaced by small ones, as when a base is quantised, or after a run.
     """
-    if keep_freed_memory.cache_info().currsize and (ours := allocator()) is not None:
+    if (ours := allocator()) is not None:
         ours.trivium_trim()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return trim is not None and trim(0) == 1

@@ -56,11 +56,14 @@ void trivium_rms_norm(const float *x, const float *weight, float *out, float *in
     }
 }
 
-/* The gradient of x, and of the weight unless `sums` is NULL: [blocks of ROWS rows, width] of scratch, whose first row
- * holds it in the end. */
+/* Rows of the scratch `sums` below: one for each block, and at least the one that holds the result. */
+int64_t trivium_rms_norm_sums(int64_t rows) { return rows > ROWS ? (rows + ROWS - 1) / ROWS : 1; }
+
+/* The gradient of x, and of the weight unless `sums` is NULL: [trivium_rms_norm_sums(rows), width] of scratch, whose
+ * first row holds it in the end. */
 void trivium_rms_norm_backward(const float *grad, const float *x, const float *weight, const float *inverse,
                                float *to_x, float *sums, int64_t rows, int64_t width, int64_t threads) {
-    const int64_t blocks = (rows + ROWS - 1) / ROWS;
+    const int64_t blocks = trivium_rms_norm_sums(rows);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t block = 0; block < blocks; block++) {
         float *sum = sums ? sums + block * width : 0;

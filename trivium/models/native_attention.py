@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-from trivium.models.native import as_usual, library, pointer
+from trivium.models.native import checked, library, pointer
 
 if TYPE_CHECKING:
     from trivium.models.attention import Attend, Pattern
@@ -95,25 +95,29 @@ def native_suits(device: torch.device, pattern: Pattern, lengths: Sequence[int])
 @cache
 def kernel() -> ctypes.CDLL | None:
     """The kernel; None where it cannot be had, or does not compute what it should."""
+    return checked(_library(), _right)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """The kernel, unchecked."""
     loaded = library()
-    if loaded is None:
-        return None
-    loaded.trivium_attention.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-    loaded.trivium_attention.restype = ctypes.c_int64
-    with as_usual():
-        return loaded if _right(loaded) else None
+    if loaded is not None:
+        loaded.trivium_attention.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+        loaded.trivium_attention.restype = ctypes.c_int64
+    return loaded
 
 
-def _right(loaded: ctypes.CDLL) -> bool:
+def _right() -> bool:
     """Whether it agrees with torch on two short sequences."""
     x, places = torch.arange(2 * 70 * 2 * 20.0).sin().view(140, 2, 20), (torch.tensor([0, 70, 140]),) * 2
     rows = x.view(2, 70, 2, 20).transpose(1, 2).requires_grad_()
     expected = scaled_dot_product_attention(rows, rows, rows, is_causal=True)
     (slope,) = torch.autograd.grad((expected * rows.detach()).sum(), rows)
     rest = *places, None, True, None, 20**-0.5
-    out, logsums = _forward(x, x, x, rest, keep=True, loaded=loaded)
+    out, logsums = _forward(x, x, x, rest, keep=True)
     assert logsums is not None
-    slopes = torch.stack(_backward(x, x, x, x, out, logsums, rest, loaded=loaded)).sum(0)
+    slopes = torch.stack(_backward(x, x, x, x, out, logsums, rest)).sum(0)
     pairs = (out, expected), (slopes, slope)
     return all(torch.allclose(a, b.transpose(1, 2).reshape(x.shape), atol=1e-4) for a, b in pairs)
 
@@ -136,10 +140,10 @@ def _dense(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
 
 
-def _run(loaded: ctypes.CDLL | None, plan: Plan, **tensors: Tensor | None) -> None:
+def _run(plan: Plan, **tensors: Tensor | None) -> None:
     start, key_start, prefix, causal, window, scale = plan
     places = start, key_start, prefix
-    found = loaded or kernel()
+    found = _library()
     assert found is not None
     query, key = tensors["query"], tensors["key"]
     assert query is not None and key is not None
@@ -173,13 +177,12 @@ def _forward(
     plan: Plan,
     *,
     keep: bool,
-    loaded: ctypes.CDLL | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The result, and the log-sums [T, H] for the derivative where they are to be kept."""
     query, key, value = map(_dense, (query, key, value))
     out = query.new_empty(query.shape)
     logsums = query.new_empty(query.shape[:2]) if keep else None
-    _run(loaded, plan, query=query, key=key, value=value, out=out, logsums=logsums)
+    _run(plan, query=query, key=key, value=value, out=out, logsums=logsums)
     return out, logsums
 
 
@@ -191,14 +194,13 @@ def _backward(
     out: Tensor,
     logsums: Tensor,
     plan: Plan,
-    loaded: ctypes.CDLL | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
     grad, query, key, value = map(_dense, (grad, query, key, value))
     made = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
     inputs = {"query": query, "key": key, "value": value, "grad": grad, "out": out, "logsums": logsums}
     results = dict(zip(("to_query", "to_key", "to_value"), made, strict=True))
-    _run(loaded, plan, **inputs, **results)
+    _run(plan, **inputs, **results)
     return made
 
 

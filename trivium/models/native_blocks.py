@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from trivium.models.attention import CachedAttention, LayerPlan, Plan
 from trivium.models.config import ModelConfig
 from trivium.models.layers import Attention, Block, GatedMLP, ParallelBlock, PlainMLP, RMSNorm, joined_bias
-from trivium.models.native import as_usual, library, pointer
+from trivium.models.native import checked, library, pointer
 from trivium.models.quantized import QuantizedLinear, dense_weight, in_eight_bits
 
 if TYPE_CHECKING:
@@ -72,6 +72,12 @@ class _Model(ctypes.Structure):
 @cache
 def decoder() -> ctypes.CDLL | None:
     """The kernel; None where it cannot be had, or does not compute what it should."""
+    return checked(_library(), _right)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """The kernel, unchecked."""
     loaded = library()
     if loaded is None:
         return None
@@ -80,10 +86,13 @@ def decoder() -> ctypes.CDLL | None:
     loaded.trivium_scratch.argtypes = [address, number, number]
     loaded.trivium_multiply.argtypes = [address, number, number, address, address]
     loaded.trivium_decode.argtypes = [address, number, number, address, address, address, address]
-    with as_usual():
-        weight, x = torch.arange(60.0).view(20, 3).sin(), torch.arange(9.0).view(3, 3).cos()
-        right = torch.allclose(NativeProduct([(weight, None)], None, loaded)(x), x @ weight.t(), atol=1e-5)
-    return loaded if right else None
+    return loaded
+
+
+def _right() -> bool:
+    """Whether its product agrees with torch's on a few numbers."""
+    weight, x = torch.arange(60.0).view(20, 3).sin(), torch.arange(9.0).view(3, 3).cos()
+    return torch.allclose(NativeProduct([(weight, None)], None)(x), x @ weight.t(), atol=1e-5)
 
 
 def _kept(tensor: Tensor | None) -> Tensor | None:
@@ -94,11 +103,9 @@ def _kept(tensor: Tensor | None) -> Tensor | None:
 class NativeProduct:
     """x W^T + b of one or several linear layers that read the same x."""
 
-    def __init__(
-        self, weights: Sequence[tuple[Tensor, Tensor | None]], bias: Tensor | None, loaded: ctypes.CDLL | None = None
-    ) -> None:
+    def __init__(self, weights: Sequence[tuple[Tensor, Tensor | None]], bias: Tensor | None) -> None:
         """weights: [O, I] of each layer in float32, or int8 codes with their scale [O]."""
-        found = loaded or decoder()
+        found = _library()
         assert found is not None
         self._library, lanes = found, found.trivium_lanes()
         whole = torch.cat([weight.detach() for weight, _ in weights])

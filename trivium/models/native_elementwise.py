@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trivium.models.native import as_usual, library, pointer
+from trivium.models.native import checked, library, pointer
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 """Of gates; the kernel knows no others."""
@@ -27,6 +27,12 @@ _SHARE = 8192
 @cache
 def kernel() -> ctypes.CDLL | None:
     """The kernels; None where they cannot be had, or do not compute what they should."""
+    return checked(_library(), _right)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """The kernels, unchecked."""
     loaded = library()
     if loaded is None:
         return None
@@ -41,11 +47,11 @@ def kernel() -> ctypes.CDLL | None:
     }.items():
         function = getattr(loaded, f"trivium_{name}")
         function.argtypes, function.restype = arguments, None
-    with as_usual():
-        return loaded if _right(loaded) else None
+    loaded.trivium_rms_norm_sums.argtypes, loaded.trivium_rms_norm_sums.restype = [number], number
+    return loaded
 
 
-def _right(loaded: ctypes.CDLL) -> bool:
+def _right() -> bool:
     """Whether each of them agrees with torch on a few numbers."""
     x, other = torch.arange(3 * 38.0).sin().view(3, 38), torch.arange(3 * 38.0).cos().view(3, 38)
     weight, goal = other[0].contiguous(), torch.tensor([[5], [37], [0]])
@@ -53,14 +59,14 @@ def _right(loaded: ctypes.CDLL) -> bool:
     normed, gate = F.rms_norm(a, w.shape, w, 1e-5), F.silu(a) * b
     to_x, to_weight = torch.autograd.grad((normed * other).sum(), (a, w))
     to_gate, to_up = torch.autograd.grad((gate * other).sum(), (a, b))
-    found, inverse = rms_norm(x, weight, 1e-5, loaded=loaded)
-    slopes = rms_norm_backward(other, x, weight, inverse, loaded=loaded)
-    gates = gated_backward(other, x, other, "silu", remake=True, loaded=loaded)
-    there = turn(x.view(3, 1, 38), other, weight.expand(3, 38)[:, :19], loaded=loaded)
+    found, inverse = rms_norm(x, weight, 1e-5)
+    slopes = rms_norm_backward(other, x, weight, inverse)
+    gates = gated_backward(other, x, other, "silu", remake=True)
+    there = turn(x.view(3, 1, 38), other, weight.expand(3, 38)[:, :19])
     turned = torch.cat((x[:, :19] * other[:, :19] - x[:, 19:] * weight[:19], 0 * x[:, 19:]), 1)
     turned[:, 19:] = x[:, 19:] * other[:, 19:] + x[:, :19] * weight[:19]
     chances = x.clone()
-    picked, _, entropy = softmax_(chances, goal, loaded=loaded)
+    picked, _, entropy = softmax_(chances, goal)
     logs = x.log_softmax(1)
     pairs = (
         (found, normed),
@@ -87,20 +93,18 @@ def _plain(x: Tensor) -> bool:
     return whole and type(x) in (Tensor, nn.Parameter)
 
 
-def _call(name: str, loaded: ctypes.CDLL | None, *arguments: Tensor | float | None, numbers: int) -> None:
+def _call(name: str, *arguments: Tensor | float | None, numbers: int) -> None:
     """Runs a kernel with as many threads as `numbers` numbers are worth."""
-    found = loaded or kernel()
-    assert found is not None
     threads = max(1, min(torch.get_num_threads(), numbers // _SHARE))
     given = (pointer(x) if x is None or isinstance(x, Tensor) else x for x in arguments)
-    getattr(found, f"trivium_{name}")(*given, threads)
+    getattr(_library(), f"trivium_{name}")(*given, threads)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, *, loaded: ctypes.CDLL | None = None) -> tuple[Tensor, Tensor]:
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x [..., D] / sqrt(mean(x^2) + eps) * weight [D], and the factor [..., 1] of each row."""
     width = x.shape[-1]
     out, inverse = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
-    _call("rms_norm", loaded, x, weight, out, inverse, inverse.numel(), width, eps, numbers=x.numel())
+    _call("rms_norm", x, weight, out, inverse, inverse.numel(), width, eps, numbers=x.numel())
     return out, inverse
 
 
@@ -111,20 +115,19 @@ def rms_norm_backward(
     inverse: Tensor,
     *,
     wants_weight: bool = True,
-    loaded: ctypes.CDLL | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of x [..., D] and of the weight [D], from `grad` [..., D] and what `rms_norm` said."""
     rows, width = inverse.numel(), x.shape[-1]
     to_x = torch.empty_like(x)
-    sums = x.new_zeros(max(1, -(-rows // 64)), width) if wants_weight else None  # 64: ROWS of elementwise.c
-    _call("rms_norm_backward", loaded, grad, x, weight, inverse, to_x, sums, rows, width, numbers=x.numel())
+    sums = x.new_empty(_library().trivium_rms_norm_sums(rows), width) if wants_weight else None  # type: ignore
+    _call("rms_norm_backward", grad, x, weight, inverse, to_x, sums, rows, width, numbers=x.numel())
     return to_x, None if sums is None else sums[0].clone()
 
 
-def gated(gate: Tensor, up: Tensor, activation: str, *, loaded: ctypes.CDLL | None = None) -> Tensor:
+def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     """activation(gate) * up."""
     out = torch.empty_like(gate)
-    _call("gated", loaded, gate, up, out, gate.numel(), activation == "gelu_tanh", numbers=gate.numel())
+    _call("gated", gate, up, out, gate.numel(), activation == "gelu_tanh", numbers=gate.numel())
     return out
 
 
@@ -135,30 +138,27 @@ def gated_backward(
     activation: str,
     *,
     remake: bool = False,
-    loaded: ctypes.CDLL | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The gradients of gate and up; with `remake` the result of `gated` once more."""
     to_gate, to_up, out = torch.empty_like(gate), torch.empty_like(up), torch.empty_like(gate) if remake else None
     count = gate.numel()
-    _call(
-        "gated_backward", loaded, grad, gate, up, to_gate, to_up, out, count, activation == "gelu_tanh", numbers=count
-    )
+    _call("gated_backward", grad, gate, up, to_gate, to_up, out, count, activation == "gelu_tanh", numbers=count)
     return to_gate, to_up, out
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False, loaded: ctypes.CDLL | None = None) -> Tensor:
+def turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
     """Each pair (x_i, x_{i + C/2}) turned by its angle, or back; x [T, H, C], cos [T, ..., C], sin [T, ..., C/2]."""
     out = torch.empty_like(x)
     tokens, heads, width = x.shape
     numbers = tokens, heads, width, x.stride(0), x.stride(1), int(back)
-    _call("turn", loaded, x, cos, sin.contiguous(), out, *numbers, numbers=x.numel())
+    _call("turn", x, cos, sin.contiguous(), out, *numbers, numbers=x.numel())
     return out
 
 
-def softmax_(logits: Tensor, goal: Tensor, *, loaded: ctypes.CDLL | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def softmax_(logits: Tensor, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Makes logits [T, V] probabilities, and says of each row, [T, 1]: the log-probability of its goal [T, 1], 1 if no
     other token is likelier, and the entropy in nats."""
     picked, right, entropy = (logits.new_empty(len(logits), 1) for _ in range(3))
     goal = goal.contiguous()
-    _call("softmax", loaded, logits, goal, picked, right, entropy, *logits.shape, numbers=logits.numel())
+    _call("softmax", logits, goal, picked, right, entropy, *logits.shape, numbers=logits.numel())
     return picked, right, entropy

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from trivium.cli.checks.findings import Check, Finding
 from trivium.lazy import torch
+from trivium.threads import usable_cores
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_TORCH = (2, 11)
@@ -145,11 +146,6 @@ def _threads() -> Finding:
         fix = "unset OMP_NUM_THREADS, or set train.threads"
         return Finding("threads", "warn", f"torch uses {threads} of {cores} cores{reason}", fix)
     return Finding("threads", "ok", f"{threads} threads on {cores} cores")
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _kernels() -> Finding:
