@@ -204,8 +204,7 @@ def test_compiled_it_is_one_operator(frozen: bool) -> None:
     def joined(gate: Tensor, up: Tensor) -> Tensor:
         return kernels.gated_linear(gate, up, "silu", weight, None)
 
-    with torch.compiler.set_stance("default"):  # whatever other tests left
-        torch.compile(joined, fullgraph=True, backend=backend)(gate, up)
+    torch.compile(joined, fullgraph=True, backend=backend)(gate, up)
     assert [call for call in calls if "gated_linear" in call]
     compiled = torch.compile(joined, fullgraph=True, backend="aot_eager")
     results = compiled(gate, up), joined(gate, up)

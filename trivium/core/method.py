@@ -147,7 +147,9 @@ class RoleModel:
 
     def eager(self) -> AbstractContextManager[Any]:
         """Inside, compiled blocks run as they are written: generation has other shapes at each step."""
-        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+        from trivium.models.uncompiled import UNCOMPILED
+
+        return UNCOMPILED if self.compiled else nullcontext()
 
 
 class Accumulate(Protocol):

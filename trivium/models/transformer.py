@@ -9,9 +9,8 @@ sources.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -38,6 +37,7 @@ from trivium.models.layers import Block, Embedding, Linear, make_block, make_nor
 from trivium.models.mixing import Mixer
 from trivium.models.positions import Alibi, RelativeBias
 from trivium.models.transform import Base, Transform
+from trivium.models.uncompiled import UNCOMPILED
 from trivium.models.virtual import OpenedAttention, Opening, opening
 
 Then = Callable[[Tensor, Any], Any]
@@ -168,10 +168,10 @@ class Stack(nn.Module):
         """[T, D] -> [T, D] through `blocks` (default: all); the last one only for the tokens `wanted` [W]: [W, D]."""
         every = self.activation_checkpointing if torch.is_grad_enabled() else 0
         if self.fused is not None and blocks is None and wanted is None and not torch.is_grad_enabled():
-            with _uncompiled():
+            with UNCOMPILED:
                 return self.fused(hidden, plan)
         chosen: list[Any] = list(self.blocks if blocks is None else blocks)
-        with nullcontext() if plan.compiles else _uncompiled():
+        with nullcontext() if plan.compiles else UNCOMPILED:
             for number, block in enumerate(chosen):
                 given = (hidden, plan) if wanted is None or block is not chosen[-1] else (hidden, plan, wanted)
                 if every and number % every == 0:
@@ -448,11 +448,3 @@ def _check_room(layout: Layout, cache: KVCache) -> list[int]:
     if max(totals, default=0) > cache.max_length:
         raise ValueError(f"the cache has room for {cache.max_length} tokens a row, {max(totals)} are needed")
     return totals
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Runs compiled blocks eagerly, where compiling would cost more than it saves."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and asking would import the compiler
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
