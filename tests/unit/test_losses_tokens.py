@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -244,3 +245,43 @@ def test_heads_with_more_than_a_matrix(name: str, smoothing: float) -> None:
     found, wanted = (logprobs * weights).sum(), (plain * weights).sum()
     for one, other in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(wanted, inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_the_gradient_is_scaled_where_it_lies_unless_another_pass_may_follow() -> None:
+    hidden, head, targets = make()
+    loss = token_loss(hidden, head, targets) / 3
+    made = loss.grad_fn.next_functions[0][0].gradients[1].data_ptr()  # type: ignore[union-attr]
+    loss.backward(retain_graph=True)
+    first = head.weight.grad
+    assert first is not None and first.data_ptr() != made
+    head.weight.grad = None
+    loss.backward()
+    second = head.weight.grad
+    assert second is not None and second.data_ptr() == made
+    torch.testing.assert_close(first, second)
+
+
+def test_a_gradient_is_used_once() -> None:
+    hidden, head, targets = make()
+    loss = token_loss(hidden, head, targets)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="retain_graph"):
+        loss.backward()
+
+
+def test_the_logits_of_one_chunk_are_gone_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, head, targets = make()
+    monkeypatch.setitem(tokens.CHUNKS, "cpu", (3, 0))
+    alive: list[weakref.ref[torch.Tensor]] = []
+    plain = tokens._logits
+
+    def watched(*arguments: Any) -> Any:
+        assert not [each for each in alive if each() is not None]
+        made = plain(*arguments)
+        alive.append(weakref.ref(made[0]))
+        return made
+
+    monkeypatch.setattr(tokens, "_logits", watched)
+    token_loss(hidden, head, targets).backward()
+    token_logprobs(hidden, head, targets).sum().backward()
+    assert len(alive) > 3

@@ -59,8 +59,8 @@ def token_loss(
     matrix, bias = _matrix(head)
     wanted = torch.is_grad_enabled()
     need = tuple(wanted and x is not None and x.requires_grad for x in (hidden, matrix, bias))
-    shape = getattr(head, "softcap", None), label_smoothing, z_loss, measures
-    loss: Tensor = _TokenLoss.apply(hidden, matrix, bias, targets, weights, need, *shape)  # type: ignore[no-untyped-call]
+    settings = _Settings(need, getattr(head, "softcap", None), label_smoothing, z_loss, measures)
+    loss: Tensor = _TokenLoss.apply(hidden, matrix, bias, targets, weights, settings)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -162,10 +162,11 @@ class _Gradients:
     """Sums of the gradients wanted, over the chunks."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, need: tuple[bool, ...]) -> None:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
+        self.wide = torch.promote_types(hidden.dtype, torch.float32)
         self.hidden = torch.zeros_like(hidden) if need[0] else None
-        self.weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if need[1] else None
-        self.bias = torch.zeros(bias.shape, dtype=wide, device=weight.device) if need[2] and bias is not None else None
+        self.like = weight if need[1] else None
+        self.weight: Tensor | None = None
+        self.bias = bias.new_zeros(bias.shape, dtype=self.wide) if need[2] and bias is not None else None
 
     def add(self, index: Tensor, logits: Tensor, hidden: Tensor, weight: Tensor, scale: Tensor | None = None) -> None:
         """Account for one chunk: `logits` [N, V] is the gradient of the logits, `hidden` [N, D] their input.
@@ -176,9 +177,11 @@ class _Gradients:
         if self.hidden is not None:
             passed = product(narrow, weight)
             self.hidden[index] = (passed if scale is None else passed * scale).to(self.hidden.dtype)
-        if self.weight is not None:
+        if self.like is not None:
             scaled = hidden if scale is None else (hidden * scale).to(hidden.dtype)
-            if self.weight.dtype == weight.dtype:
+            if self.weight is None:
+                self.weight = (narrow.t() @ scaled).to(self.wide)
+            elif self.wide == weight.dtype:
                 self.weight.addmm_(narrow.t(), scaled)
             else:
                 self.weight += narrow.t() @ scaled
@@ -186,7 +189,55 @@ class _Gradients:
             self.bias += logits.sum(0) if scale is None else (logits * scale).sum(0)
 
     def all(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        if self.like is not None and self.weight is None:  # nothing is trained
+            self.weight = torch.zeros_like(self.like, dtype=self.wide)
         return self.hidden, self.weight, self.bias
+
+
+class _Settings(NamedTuple):
+    """Arguments of `token_loss`; need: whether gradients of (hidden, weight, bias) are wanted."""
+
+    need: tuple[bool, ...]
+    softcap: float | None
+    smoothing: float
+    z_loss: float
+    measures: Tensor | None
+
+
+def _chunk_loss(
+    inputs: Tensor,
+    matrix: Tensor,
+    bias: Tensor | None,
+    goal: Tensor,
+    scale: Tensor | None,
+    at: Tensor,
+    gradients: _Gradients,
+    settings: _Settings,
+) -> Tensor:
+    """The loss of one chunk, a scalar; adds to its gradients and measures.
+
+    inputs: [N, D]. goal: [N, 1]. scale: [N, 1] weights. at: [N] places. A function, so that the logits of a chunk are
+    gone before those of the next one are made.
+    """
+    need, softcap, smoothing, z_loss, measures = settings
+    logits, bounded = _logits(inputs, matrix, bias, softcap)
+    found = _softmax(logits, goal, keep=bool(smoothing or z_loss), measured=measures is not None)
+    picked = found.picked
+    if measures is not None:
+        assert found.entropy is not None
+        measures[0] -= picked.sum()
+        measures[1] += found.right.sum()
+        measures[2] += found.entropy
+    value, grown = picked, None
+    if smoothing or z_loss:
+        value, grown = _changed(picked, logits, goal, smoothing, z_loss)
+    if any(need):
+        slope = found.chances if grown is None else found.chances.mul_(grown)
+        slope.scatter_add_(1, goal, slope.new_full(goal.shape, smoothing - 1.0))
+        if smoothing:
+            slope -= smoothing / slope.shape[1]
+        gradients.add(at, slope if bounded is None else slope.mul_(bounded), inputs, matrix, scale)
+    return -(value if scale is None else value * scale).sum()
 
 
 class _TokenLoss(torch.autograd.Function):
@@ -198,50 +249,42 @@ class _TokenLoss(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         weights: Tensor | None,
-        need: tuple[bool, ...],
-        softcap: float | None,
-        smoothing: float,
-        z_loss: float,
-        measures: Tensor | None,
+        settings: _Settings,
     ) -> Tensor:
         dtype = _compute_dtype(hidden)
-        gradients = _Gradients(hidden, weight, bias, need)
-        loss = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        gradients = _Gradients(hidden, weight, bias, settings.need)
+        loss = torch.zeros((), dtype=gradients.wide, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(dtype)
             for at in trained_chunks(targets, weight.shape[0]):
                 inputs, goal = hidden[at].to(dtype), targets[at].unsqueeze(1)
-                logits, bounded = _logits(inputs, matrix, bias, softcap)
-                found = _softmax(logits, goal, keep=bool(smoothing or z_loss), measured=measures is not None)
-                picked = found.picked
-                scale = None if weights is None else weights[at].to(picked.dtype).unsqueeze(1)
-                if measures is not None:
-                    assert found.entropy is not None
-                    measures[0] -= picked.sum()
-                    measures[1] += found.right.sum()
-                    measures[2] += found.entropy
-                value, grown = picked, None
-                if smoothing or z_loss:
-                    value, grown = _changed(picked, logits, goal, smoothing, z_loss)
-                loss -= (value if scale is None else value * scale).sum()
-                if any(need):
-                    slope = found.chances if grown is None else found.chances.mul_(grown)
-                    slope.scatter_add_(1, goal, slope.new_full(goal.shape, smoothing - 1.0))
-                    if smoothing:
-                        slope -= smoothing / slope.shape[1]
-                    gradients.add(at, slope if bounded is None else slope.mul_(bounded), inputs, matrix, scale)
+                scale = None if weights is None else weights[at].to(loss.dtype).unsqueeze(1)
+                loss += _chunk_loss(inputs, matrix, bias, goal, scale, at, gradients, settings)
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
-        ctx.save_for_backward(*gradients.all())
+        ctx.gradients = gradients.all()
         return loss
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = upstream
+        if ctx.gradients is None:
+            raise RuntimeError("the gradient of this loss was used up: pass retain_graph=True to the first backward()")
+        gradients = ctx.gradients
+        again = _graph_is_kept()
+        if not again:
+            # The gradient of a large head is scaled where it lies: a copy of it would be the peak of memory.
+            ctx.gradients = None
         scaled = [
-            None if gradient is None else (gradient * scale).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+            None if gradient is None else (gradient * scale if again else gradient.mul_(scale)).to(dtype)
+            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         ]
-        return (*scaled, *[None] * 7)
+        return (*scaled, None, None, None)
+
+
+def _graph_is_kept() -> bool:
+    """In a backward pass: whether another one may follow (`retain_graph`); True where torch does not say."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return asked is None or bool(asked())
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -259,6 +302,7 @@ class _TokenLogprobs(torch.autograd.Function):
             for at in trained_chunks(targets, weight.shape[0]):
                 logits, _ = _logits(hidden[at].to(ctx.dtype), matrix, bias, softcap)
                 result[at] = _softmax(logits, targets[at].unsqueeze(1)).picked.squeeze(1)
+                del logits  # before those of the next chunk are made
         return result
 
     @staticmethod
@@ -274,6 +318,7 @@ class _TokenLogprobs(torch.autograd.Function):
             slope.scatter_add_(1, goal, slope.new_full(goal.shape, -1.0))
             slope = slope if bounded is None else slope.mul_(bounded)
             gradients.add(at, slope, inputs, matrix, -incoming[at].unsqueeze(1))
+            del logits, slope, bounded
         dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         own = [None if g is None else g.to(d) for g, d in zip(gradients.all(), dtypes, strict=True)]
         return *own, None, None

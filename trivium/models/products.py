@@ -41,8 +41,6 @@ that back (the experts of a mixture, each with another number in every step, too
 _KERNELS = "32"
 """Compiled kernels that oneDNN keeps. Runs whose updates differ in length never meet most of them again, and its
 default of a thousand is some hundred MiB of them."""
-_LONGEST = 16384
-"""Longest sum; beyond it MKL is faster."""
 
 
 def keep_few_kernels() -> None:
@@ -69,7 +67,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def product(x: Tensor, matrix: Tensor) -> Tensor:
     """x [T, I] times matrix [I, O] -> [T, O]; without a derivative of its own."""
-    if _suits(x, matrix) and matrix.shape[0] <= _LONGEST:
+    if _suits(x, matrix):
         return by_onednn(x, matrix.t())
     return x @ matrix
 
