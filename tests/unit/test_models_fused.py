@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.needs import needs_compiler
 from trivium.data.batch import Layout
 from trivium.inference.engine import generate_ids, generating
 from trivium.inference.request import Sampling
@@ -18,7 +19,7 @@ from trivium.models import kernels
 from trivium.models.build import build_model, preset
 from trivium.models.cache import KVCache
 from trivium.models.fused import FusedBlock, FusedBlocks, fused
-from trivium.models.native_blocks import NativeBlocks, NativeProduct, decoder
+from trivium.models.native_blocks import NativeBlocks, NativeProduct
 from trivium.models.transformer import Transformer
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -32,7 +33,6 @@ KINDS: dict[str, dict[str, Any]] = {
 PLAIN = {"gemma2-1m": "norms after the branches", "mixtral-1m": "experts", "pythia-1m": "branches side by side"}
 """What oneDNN's blocks are not made for; the kernel has none for experts only."""
 needs_onednn = pytest.mark.skipif(not kernels.onednn(), reason="this torch has no oneDNN")
-needs_compiler = pytest.mark.skipif(decoder() is None, reason="no C compiler here")
 
 
 @pytest.fixture(params=["onednn", pytest.param("native", marks=needs_compiler)])

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.needs import needs_compiler
 from trivium.models import kernels, native_attention, native_blocks, native_elementwise
 from trivium.models.build import build_model, preset
-from trivium.models.layers import GatedMLP
+from trivium.models.layers import MLP
 
 native = native_elementwise
-needs_compiler = pytest.mark.skipif(native.kernel() is None, reason="no C compiler here")
 pytestmark = needs_compiler
 
 rows, widths = st.integers(1, 200), st.integers(1, 70)
@@ -50,17 +50,37 @@ def test_norm(count: int, width: int) -> None:
     compare(lambda x, weight: kernels.rms_norm(x, weight, 1e-5), plain, [x, weight])
 
 
-@given(rows, widths, st.sampled_from(native.ACTIVATIONS), st.sampled_from([1.0, 30.0]))
-@settings(max_examples=25, deadline=None)
-def test_gate(count: int, width: int, activation: str, scale: float) -> None:
-    def plain(gate: Tensor, up: Tensor) -> Tensor:
-        return (F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")) * up
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
 
-    compare(
-        lambda gate, up: kernels.gated(gate, up, activation),
-        plain,
-        [random(count, width, scale=scale), random(count, width, seed=1)],
-    )
+
+@given(rows, widths, st.sampled_from(native.ACTIVATIONS), st.booleans(), st.sampled_from([1.0, 30.0]))
+@settings(max_examples=50, deadline=None)
+def test_gate(count: int, width: int, activation: str, gates: bool, scale: float) -> None:
+    def ours(gate: Tensor, up: Tensor | None = None) -> Tensor:
+        return kernels.gated(gate, up, activation)
+
+    def plain(gate: Tensor, up: Tensor | None = None) -> Tensor:
+        return PLAIN[activation](gate) * (1 if up is None else up)
+
+    inputs = [random(count, width, scale=scale), random(count, width, seed=1)]
+    assert native.suits(*inputs)
+    compare(ours, plain, inputs if gates else inputs[:1])
+
+
+@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+def test_activations_are_exact_everywhere(activation: str) -> None:
+    x = torch.linspace(-12, 12, 100_001)
+    wide = x.double().requires_grad_()
+    expected = PLAIN[activation](wide)
+    off = (native.gated(x, None, activation).double() - expected).abs() / (1 + wide.abs())
+    assert off.max() < 2e-7
+    slopes = native.gated_backward(torch.ones_like(x), x, None, activation)[0]
+    assert (slopes.double() - torch.autograd.grad(expected.sum(), wide)[0]).abs().max() < 3e-6
 
 
 @given(rows, st.sampled_from([2, 6, 32, 48, 64, 80, 128]), st.integers(1, 4))
@@ -136,10 +156,10 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         torch.set_num_threads(before)
 
 
-def mlp() -> GatedMLP:
-    model = build_model(preset("llama-1m", {"hidden_size": 24, "num_heads": 2, "intermediate_size": 40}), seed=0)
-    found = model.blocks[0].mlp
-    assert isinstance(found, GatedMLP)
+def mlp(name: str) -> MLP:
+    shape = {"hidden_size": 24, "num_heads": 2, "intermediate_size": 40, "num_layers": 1}
+    found = build_model(preset(name, shape), seed=0).blocks[0].mlp
+    assert isinstance(found, MLP)
     return found
 
 
@@ -158,8 +178,9 @@ def kept(part: nn.Module, x: Tensor) -> tuple[Tensor, int]:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_gated_mlp_keeps_its_factors_only(frozen: bool) -> None:
-    part, x = mlp(), random(9, 24).requires_grad_()
+@pytest.mark.parametrize(("name", "factors"), [("llama-1m", 2), ("gpt2-1m", 1), ("bert-10m", 1)])
+def test_an_mlp_keeps_its_factors_only(name: str, factors: int, frozen: bool) -> None:
+    part, x = mlp(name), random(9, 24).requires_grad_()
     part.down.weight.requires_grad_(not frozen)
     seen: list[Any] = []
     found, numbers = kept(part, x)
@@ -167,7 +188,7 @@ def test_a_gated_mlp_keeps_its_factors_only(frozen: bool) -> None:
     expected, more = kept(part, x)  # through the layer itself, which keeps its input
     hook.remove()
     assert len(seen) == 1
-    assert numbers == 9 * (24 + 2 * 40)
+    assert numbers == 9 * (24 + factors * 40)
     assert more == numbers + (0 if frozen else 9 * 40)
     assert torch.equal(found, expected)
     wanted = [x, *(p for p in part.parameters() if p.requires_grad)]
@@ -178,30 +199,34 @@ def test_a_gated_mlp_keeps_its_factors_only(frozen: bool) -> None:
 
 @pytest.mark.parametrize("activation", kernels.ACTIVATIONS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_gate_and_the_layer_after_it(activation: str, bias: bool) -> None:
-    shapes = [(5, 6), (5, 6), (4, 6), *([(4,)] if bias else [])]
-    gate, up, weight, *rest = (random(*shape, seed=n).double().requires_grad_() for n, shape in enumerate(shapes))
+@pytest.mark.parametrize("gates", [False, True])
+def test_an_activation_and_the_layer_after_it(activation: str, gates: bool, bias: bool) -> None:
+    shapes = [(5, 6), (4, 6), *([(4,)] if bias else [])]
+    gate, weight, *rest = (random(*shape, seed=n).double().requires_grad_() for n, shape in enumerate(shapes))
+    up = random(5, 6, seed=7).double().requires_grad_() if gates else None
 
-    def joined(gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def joined(gate: Tensor, up: Tensor | None, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return kernels.gated_linear(gate, up, activation, weight, bias)
 
-    plain = F.linear(kernels.ACTIVATIONS[activation](gate) * up, weight, *rest)
+    plain = F.linear(kernels.ACTIVATIONS[activation](gate) * (1 if up is None else up), weight, *rest)
     torch.testing.assert_close(joined(gate, up, weight, *rest), plain)
     assert torch.autograd.gradcheck(joined, (gate, up, weight, *rest))
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_compiled_it_is_one_operator(frozen: bool) -> None:
-    gate, up, weight = (random(64, 48, seed=n).requires_grad_() for n in range(3))
+@pytest.mark.parametrize("gates", [False, True])
+def test_compiled_it_is_one_operator(gates: bool, frozen: bool) -> None:
+    gate, weight = (random(64, 48, seed=n).requires_grad_() for n in range(2))
+    up = random(64, 48, seed=7).requires_grad_() if gates else None
     weight.requires_grad_(not frozen)
-    wanted = [gate, up] + ([] if frozen else [weight])
+    wanted = [gate, *([] if up is None else [up]), *([] if frozen else [weight])]
     calls: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
         calls.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
         return graph.forward
 
-    def joined(gate: Tensor, up: Tensor) -> Tensor:
+    def joined(gate: Tensor, up: Tensor | None) -> Tensor:
         return kernels.gated_linear(gate, up, "silu", weight, None)
 
     torch.compile(joined, fullgraph=True, backend=backend)(gate, up)

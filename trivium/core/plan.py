@@ -18,8 +18,8 @@ key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weigh
                  parameter that trains keep nothing, the last one what its trained tokens need if they are few.
                  block counts the tensors each operation keeps for its backward pass:
                    fp32              4 (4 D + 2 Q + 2 K + M)   (input and result of two norms; q, k, v, attention; MLP)
-                   MLP               M = 2 I; 3 I where it is gated and its product is kept, in half precision or for an
-                                     adapter; of a mixture the experts of one token, and the routing
+                   MLP               M = I, gated 2 I; I more where what its last layer reads is kept, in half precision
+                                     or for an adapter; of a mixture the experts of one token, and the routing
                    half precision    the residual stream stays in 4 bytes, inputs of matrices take 2
                    encoder-decoder   a token is a source or a target, half of them each unless counted; sources pass the
                                      encoder, and the decoder keeps their keys and values
@@ -484,7 +484,7 @@ def _checkpointed(
 def activation_bytes(config: ModelConfig, *, half: bool, keeps: bool) -> tuple[int, int]:
     """Bytes that one token leaves for the backward pass: (in each block, around the blocks).
 
-    keeps: gated MLPs keep the product of their two factors.
+    keeps: MLPs keep what their last layer reads.
     """
     width = config.hidden_size
     heads, mlp = _branches(config, keeps=keeps)
@@ -500,7 +500,7 @@ def _branches(config: ModelConfig, *, keeps: bool) -> tuple[int, int]:
     """Numbers of one token that (attention, the MLP) of a block keep for their backward pass."""
     width, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    mlp = (3 if config.mlp == "gated" and keeps else 2) * inner
+    mlp = ((2 if config.mlp == "gated" else 1) + keeps) * inner
     if config.experts:  # each expert's input and result are gathered for its tokens
         mlp = config.experts_per_token * (mlp + 2 * width) + 2 * config.experts
     return 2 * queries + 2 * keys, mlp

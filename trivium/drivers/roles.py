@@ -18,7 +18,7 @@ from trivium.models.build import build_model, first_problem, preset
 from trivium.models.config import ModelConfig
 from trivium.models.folder import load_model, read_config, with_head
 from trivium.models.huggingface import HEAD_FIELDS
-from trivium.models.layers import GatedMLP
+from trivium.models.layers import MLP
 from trivium.models.quantized import share_quantized
 from trivium.models.transform import Encodes, Transform, apply_transforms, lr_factors
 from trivium.models.transformer import Transformer
@@ -136,7 +136,7 @@ def held_by(model: Transformer) -> Held:
         virtual=sum(model.virtual_tokens()),
         weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         depth=1.0 if whole else 1 - first / len(model.blocks),
-        inner=any(isinstance(part, GatedMLP) and not part.makes_again for part in model.modules()),
+        inner=any(isinstance(part, MLP) and not part.makes_again for part in model.modules()),
     )
 
 

@@ -39,19 +39,6 @@ typedef struct {
     const Layer *layer;
 } Model;
 
-enum { SILU, GELU, GELU_TANH, RELU };
-
-INLINE vec activated(vec x, int64_t kind) {
-    if (kind == SILU) return x / (1.0f + exponential(-x));
-    if (kind == RELU) return most(x, all(0));
-    if (kind == GELU_TANH) { /* x (1 + tanh u) / 2 = x / (1 + e^-2u) */
-        vec u = 0.7978845608f * (x + 0.044715f * x * x * x);
-        return x / (1.0f + exponential(-2.0f * u));
-    }
-    for (int i = 0; i < LANES; i++) x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
-    return x;
-}
-
 INLINE vec weights(const void *from, int64_t at, int narrow) {
     if (!narrow) return load((const float *)from + at);
     const int8_t *codes = (const int8_t *)from + at;
@@ -306,14 +293,15 @@ void trivium_decode(const Model *model, int64_t threads, int64_t tokens, float *
             for (int64_t t = 0; t < tokens; t++)
                 for (int64_t i = from * LANES; i < to * LANES && i < width; i += LANES) {
                     float *x = (l->gate.weight ? gate : inner) + t * width + i, *y = inner + t * width + i;
+                    vec slope; /* not wanted */
                     if (i + LANES <= width) {
-                        vec changed = activated(load(x), m.activation);
+                        vec changed = activated(load(x), m.activation, &slope);
                         if (l->gate.weight) changed *= load(y);
                         *(vec *)y = changed;
                         continue;
                     }
                     for (int64_t j = 0; j < width - i; j++) {
-                        float changed = activated(all(x[j]), m.activation)[0];
+                        float changed = activated(all(x[j]), m.activation, &slope)[0];
                         y[j] = l->gate.weight ? changed * y[j] : changed;
                     }
                 }

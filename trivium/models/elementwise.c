@@ -85,55 +85,60 @@ void trivium_rms_norm_backward(const float *grad, const float *x, const float *w
         for (int64_t c = 0; c < width; c++) sums[c] += sums[block * width + c];
 }
 
-/* x s(u(x)) with the logistic function s: SiLU has u = x; GELU by tanh, x (1 + tanh v) / 2, has u = 2 v. */
-INLINE vec inner(vec x, const int tanh) {
-    if (tanh) return 1.5957691216f * x * (1.0f + 0.044715f * x * x);
-    return x;
-}
-INLINE vec inner_slope(vec x, const int tanh) {
-    if (tanh) return 1.5957691216f * (1.0f + 0.134145f * x * x);
-    return all(1.0f);
-}
-INLINE vec logistic(vec u) { return 1.0f / (1.0f + exponential(-u)); }
-
-INLINE void gate_some(const float *gate, const float *up, float *out, int64_t count, const int tanh) {
-    EACH_VECTOR(count, const vec x = load_some(gate + at, left);
-                store_some(out + at, left, x * logistic(inner(x, tanh)) * load_some(up + at, left)););
+/* up may be NULL: without a gate. */
+INLINE void gate_some(const float *gate, const float *up, float *out, int64_t count, const int kind) {
+    vec slope;
+    if (up)
+        EACH_VECTOR(count, store_some(out + at, left,
+                                      activated(load_some(gate + at, left), kind, &slope) * load_some(up + at, left)););
+    else
+        EACH_VECTOR(count, store_some(out + at, left, activated(load_some(gate + at, left), kind, &slope)););
 }
 
 INLINE void gate_back(const float *grad, const float *gate, const float *up, float *to_gate, float *to_up, float *out,
-                      int64_t count, const int tanh) {
-    EACH_VECTOR(count,
-                const vec x = load_some(gate + at, left), other = load_some(up + at, left), g = load_some(grad + at, left);
-                const vec s = logistic(inner(x, tanh)), active = x * s;
-                store_some(to_gate + at, left, g * other * (s + active * (1.0f - s) * inner_slope(x, tanh)));
-                store_some(to_up + at, left, g * active);
-                if (out) store_some(out + at, left, active * other););
+                      int64_t count, const int kind) {
+    vec slope;
+    if (up)
+        EACH_VECTOR(count,
+                    const vec other = load_some(up + at, left), g = load_some(grad + at, left);
+                    const vec active = activated(load_some(gate + at, left), kind, &slope);
+                    store_some(to_gate + at, left, g * other * slope);
+                    store_some(to_up + at, left, g * active);
+                    if (out) store_some(out + at, left, active * other););
+    else
+        EACH_VECTOR(count,
+                    const vec g = load_some(grad + at, left);
+                    const vec active = activated(load_some(gate + at, left), kind, &slope);
+                    store_some(to_gate + at, left, g * slope);
+                    if (out) store_some(out + at, left, active););
 }
 
-/* out = activation(gate) * up, `count` numbers each; tanh: GELU instead of SiLU. */
-void trivium_gated(const float *gate, const float *up, float *out, int64_t count, int64_t tanh, int64_t threads) {
+/* Calls `what` with the kind of activation as a constant. */
+#define BY_KIND(kind, what, ...)                                    \
+    switch (kind) {                                                 \
+        case SILU: what(__VA_ARGS__, SILU); break;                  \
+        case GELU_TANH: what(__VA_ARGS__, GELU_TANH); break;        \
+        case GELU: what(__VA_ARGS__, GELU); break;                  \
+        default: what(__VA_ARGS__, RELU);                           \
+    }
+
+/* out = activation(gate) * up, `count` numbers each; up may be NULL. */
+void trivium_gated(const float *gate, const float *up, float *out, int64_t count, int64_t kind, int64_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t at = 0; at < count; at += PART) {
         const int64_t here = count - at < PART ? count - at : PART;
-        if (tanh)
-            gate_some(gate + at, up + at, out + at, here, 1);
-        else
-            gate_some(gate + at, up + at, out + at, here, 0);
+        BY_KIND(kind, gate_some, gate + at, up ? up + at : 0, out + at, here)
     }
 }
 
 /* The gradients of both; out: the result once more, unless NULL. Results may lie where the inputs do. */
 void trivium_gated_backward(const float *grad, const float *gate, const float *up, float *to_gate, float *to_up,
-                            float *out, int64_t count, int64_t tanh, int64_t threads) {
+                            float *out, int64_t count, int64_t kind, int64_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t at = 0; at < count; at += PART) {
         const int64_t here = count - at < PART ? count - at : PART;
-        float *to = out ? out + at : 0;
-        if (tanh)
-            gate_back(grad + at, gate + at, up + at, to_gate + at, to_up + at, to, here, 1);
-        else
-            gate_back(grad + at, gate + at, up + at, to_gate + at, to_up + at, to, here, 0);
+        BY_KIND(kind, gate_back, grad + at, gate + at, up ? up + at : 0, to_gate + at, up ? to_up + at : 0,
+                out ? out + at : 0, here)
     }
 }
 

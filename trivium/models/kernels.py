@@ -112,21 +112,22 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return result
 
 
-def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
-    """activation(gate) * up, keeping only its two inputs for the backward pass."""
+def gated(gate: Tensor, up: Tensor | None, activation: str) -> Tensor:
+    """activation(gate) * up, without up activation(gate); keeps only its inputs for the backward pass."""
     if torch.compiler.is_compiling():
-        return torch.mul(ACTIVATIONS[activation](gate), up)
+        active = ACTIVATIONS[activation](gate)
+        return active if up is None else torch.mul(active, up)
     if not torch.is_grad_enabled():
         return _gate(gate, up, activation)
     result: Tensor = _Gated.apply(gate, up, activation)  # type: ignore[no-untyped-call]
     return result
 
 
-def gated_linear(gate: Tensor, up: Tensor, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(activation(gate) * up) weight^T + bias; gate, up [T, I], weight [O, I], bias [O].
+def gated_linear(gate: Tensor, up: Tensor | None, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(activation(gate) * up) weight^T + bias; gate, up [T, I], weight [O, I], bias [O]; without up activation(gate).
 
-    The product of gate and up, which the gradient of the weight needs, is made again in the backward pass, where the
-    gradients of both pass by anyway: a third of the memory of a gated MLP.
+    What the gradient of the weight needs, [T, I], is made again in the backward pass, where the gradients of gate and
+    up pass by anyway: a third of the memory of a gated MLP, half of that of a plain one.
     """
     same = gate.dtype == weight.dtype and type(weight) in products.PLAIN
     casts = torch.is_autocast_enabled(gate.device.type)
@@ -202,18 +203,21 @@ class _Rotate(torch.autograd.Function):
         return _turn(upstream[0], *ctx.saved_tensors, back=True), None, None
 
 
-def _gate(gate: Tensor, up: Tensor, activation: str) -> Tensor:
-    if activation in native.ACTIVATIONS and native.suits(gate, up):
+def _gate(gate: Tensor, up: Tensor | None, activation: str) -> Tensor:
+    if activation in native.ACTIVATIONS and native.suits(gate, gate if up is None else up):
         return native.gated(gate, up, activation)
-    return ACTIVATIONS[activation](gate).mul_(up)
+    active = ACTIVATIONS[activation](gate)
+    return active if up is None else active.mul_(up)
 
 
 def _gate_back(
-    grad: Tensor, gate: Tensor, up: Tensor, activation: str, *, remake: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    grad: Tensor, gate: Tensor, up: Tensor | None, activation: str, *, remake: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of gate and up; with `remake` the result of `_gate` once more."""
-    if activation in native.ACTIVATIONS and native.suits(grad, gate, up):
+    if activation in native.ACTIVATIONS and native.suits(grad, gate, gate if up is None else up):
         return native.gated_backward(grad, gate, up, activation, remake=remake)
+    if up is None:
+        return _SLOPES[activation](grad, gate), None, ACTIVATIONS[activation](gate) if remake else None
     active = ACTIVATIONS[activation](gate)
     made = active * up if remake else None
     return _SLOPES[activation](grad * up, gate), active.mul_(grad), made
@@ -221,7 +225,7 @@ def _gate_back(
 
 class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor | None, activation: str) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.activation = activation
         return _gate(gate, up, activation)
@@ -233,14 +237,14 @@ class _Gated(torch.autograd.Function):
         return *_gate_back(upstream[0], gate, up, ctx.activation, remake=False)[:2], None
 
 
-def _gated_linear(gate: Tensor, up: Tensor, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _gated_linear(gate: Tensor, up: Tensor | None, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
     with torch.no_grad():
         return products.linear(_gate(gate, up, activation), weight, bias)
 
 
 def _gated_linear_back(
-    grad: Tensor, gate: Tensor, up: Tensor, activation: str, weight: Tensor, *, wants_weight: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    grad: Tensor, gate: Tensor, up: Tensor | None, activation: str, weight: Tensor, *, wants_weight: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of gate, up and the weight."""
     to_inner = products.product(grad, weight)
     to_gate, to_up, inner = _gate_back(to_inner, gate, up, activation, remake=wants_weight)
@@ -249,7 +253,9 @@ def _gated_linear_back(
 
 class _GatedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, gate: Tensor, up: Tensor | None, activation: str, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(gate, up, weight)
         ctx.activation = activation
         return _gated_linear(gate, up, activation, weight, bias)
@@ -265,30 +271,30 @@ class _GatedLinear(torch.autograd.Function):
 
 
 @torch.library.custom_op("trivium::gated_linear", mutates_args=())
-def _traced_gated(gate: Tensor, up: Tensor, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _traced_gated(gate: Tensor, up: Tensor | None, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The same as one operator, for torch.compile, which would keep the product."""
     return _gated_linear(gate, up, activation, weight, bias)
 
 
 @torch.library.custom_op("trivium::gated_linear_backward", mutates_args=())
 def _traced_gated_backward(
-    grad: Tensor, gate: Tensor, up: Tensor, activation: str, weight: Tensor, wants_weight: bool
+    grad: Tensor, gate: Tensor, up: Tensor | None, activation: str, weight: Tensor, wants_weight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    *factors, to_weight = _gated_linear_back(grad, gate, up, activation, weight, wants_weight=wants_weight)
-    return *factors, weight.new_empty(0) if to_weight is None else to_weight  # type: ignore[return-value]
+    found = _gated_linear_back(grad, gate, up, activation, weight, wants_weight=wants_weight)
+    return tuple(gate.new_empty(0) if x is None else x for x in found)  # type: ignore[return-value]
 
 
 @_traced_gated.register_fake
-def _(gate: Tensor, up: Tensor, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _(gate: Tensor, up: Tensor | None, activation: str, weight: Tensor, bias: Tensor | None) -> Tensor:
     return gate.new_empty(gate.shape[0], weight.shape[0])
 
 
 @_traced_gated_backward.register_fake
 def _(
-    grad: Tensor, gate: Tensor, up: Tensor, activation: str, weight: Tensor, wants_weight: bool
+    grad: Tensor, gate: Tensor, up: Tensor | None, activation: str, weight: Tensor, wants_weight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     to_weight = weight.new_empty(weight.shape if wants_weight else 0)
-    return gate.new_empty(gate.shape), up.new_empty(up.shape), to_weight
+    return gate.new_empty(gate.shape), gate.new_empty(0 if up is None else up.shape), to_weight
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -300,7 +306,8 @@ def _derive(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     gate, up, weight = ctx.saved_tensors
     *_, wants_weight, wants_bias = ctx.needs_input_grad
     to_gate, to_up, to_weight = _traced_gated_backward(grad, gate, up, ctx.activation, weight, wants_weight)
-    return to_gate, to_up, None, to_weight if wants_weight else None, grad.sum(0) if wants_bias else None
+    to_weight, to_bias = to_weight if wants_weight else None, grad.sum(0) if wants_bias else None
+    return to_gate, None if up is None else to_up, None, to_weight, to_bias
 
 
 _traced_gated.register_autograd(_derive, setup_context=_keep)

@@ -132,13 +132,12 @@ class CrossAttention(Attention):
         return self.mix(query, self.heads(self.key(plan.memory)), self.heads(self.value(plan.memory)), plan)
 
 
-class GatedMLP(nn.Module):
-    """down(act(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
+class MLP(nn.Module):
+    """What both kinds share: two layers, and an activation between them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         bias = "mlp" in config.biases
-        self.gate = Linear(config.hidden_size, config.intermediate_size, bias=bias)
         self.up = Linear(config.hidden_size, config.intermediate_size, bias=bias)
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=bias)
         self.activation = config.activation
@@ -146,12 +145,11 @@ class GatedMLP(nn.Module):
 
     @property
     def makes_again(self) -> bool:
-        """Whether the product of its factors may be made again in the backward pass: nothing else wants it."""
+        """Whether what `down` reads may be made again in the backward pass: nothing else wants it."""
         return not self.dropout and _alone(self.down)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[T, D] -> [T, D]."""
-        gate, up = self.gate(hidden), self.up(hidden)
+    def activated(self, gate: Tensor, up: Tensor | None) -> Tensor:
+        """down(act(gate) * up), without up down(act(gate)); gate, up [T, I] -> [T, D]."""
         if self.makes_again:
             return kernels.gated_linear(gate, up, self.activation, self.down.weight, self.down.bias)
         inner = kernels.gated(gate, up, self.activation)
@@ -166,27 +164,27 @@ def _alone(layer: nn.Module) -> bool:
     return type(layer) is Linear and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
-class PlainMLP(nn.Module):
-    """down(act(up(x)))."""
+class GatedMLP(MLP):
+    """down(act(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        bias = "mlp" in config.biases
-        self.up = Linear(config.hidden_size, config.intermediate_size, bias=bias)
-        self.down = Linear(config.intermediate_size, config.hidden_size, bias=bias)
-        self.activation = kernels.ACTIVATIONS[config.activation]
-        self.dropout = config.activation_dropout
+        super().__init__(config)
+        self.gate = Linear(config.hidden_size, config.intermediate_size, bias="mlp" in config.biases)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[T, D] -> [T, D]."""
-        inner = self.activation(self.up(hidden))
-        if self.dropout:
-            inner = F.dropout(inner, self.dropout, self.training)
-        result: Tensor = self.down(inner)
-        return result
+        return self.activated(self.gate(hidden), self.up(hidden))
 
 
-def make_mlp(config: ModelConfig) -> nn.Module:
+class PlainMLP(MLP):
+    """down(act(up(x)))."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[T, D] -> [T, D]."""
+        return self.activated(self.up(hidden), None)
+
+
+def make_mlp(config: ModelConfig) -> MLP:
     """One MLP."""
     return GatedMLP(config) if config.mlp == "gated" else PlainMLP(config)
 

@@ -26,13 +26,12 @@ from trivium.models.attention import CachedAttention, LayerPlan, Plan
 from trivium.models.config import ModelConfig
 from trivium.models.layers import Attention, Block, GatedMLP, ParallelBlock, PlainMLP, RMSNorm, joined_bias
 from trivium.models.native import checked, library, pointer
+from trivium.models.native_elementwise import ACTIVATIONS
 from trivium.models.quantized import QuantizedLinear, dense_weight, in_eight_bits
 
 if TYPE_CHECKING:
     from trivium.models.transformer import Transformer
 
-_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
-"""In the order of the enumeration in decode.c."""
 _NORMS = ("attention_norm", "mlp_norm", "attention_output_norm", "mlp_output_norm")
 """Of a block; some have only two of them."""
 _MOST_TOKENS = 256
@@ -161,7 +160,7 @@ class NativeBlocks:
             turned=config.rotary_dim,
             whole_heads=config.query_key_norm != "head",
             rms=config.norm == "rmsnorm",
-            activation=_ACTIVATIONS.index(config.activation),
+            activation=ACTIVATIONS.index(config.activation),
             parallel=config.parallel != "none",
             eps=config.norm_eps,
             softcap=config.attention_softcap or 0.0,
@@ -171,7 +170,7 @@ class NativeBlocks:
     @staticmethod
     def suits(block: nn.Module, config: ModelConfig) -> bool:
         """Whether the kernel computes what the block does: it has its parts in shapes and with norms that are known."""
-        if type(block) not in (Block, ParallelBlock) or config.activation not in _ACTIVATIONS:
+        if type(block) not in (Block, ParallelBlock) or config.activation not in ACTIVATIONS:
             return False
         assert isinstance(block, Block)
         attention, mlp = block.attention, block.mlp

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from trivium.models.native import checked, library, pointer
 
-ACTIVATIONS = ("silu", "gelu_tanh")
-"""Of gates; the kernel knows no others."""
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
+"""In the order of the enumeration in vectors.h; the kernels know no others."""
 _SHARE = 8192
 """Numbers that are worth another thread."""
 
@@ -68,7 +68,7 @@ def _right() -> bool:
     chances = x.clone()
     picked, _, entropy = softmax_(chances, goal)
     logs = x.log_softmax(1)
-    pairs = (
+    pairs: list[tuple[Tensor | None, ...]] = [
         (found, normed),
         (slopes[0], to_x),
         (slopes[1], to_weight),
@@ -79,7 +79,11 @@ def _right() -> bool:
         (chances, logs.exp()),
         (picked, logs.gather(1, goal)),
         (entropy, -(logs * logs.exp()).sum(1, keepdim=True)),
-    )
+    ]
+    plain = F.silu(a), F.gelu(a), F.gelu(a, approximate="tanh"), F.relu(a)
+    for kind, expected in zip(ACTIVATIONS, plain, strict=True):
+        slope, _, again = gated_backward(other, x, None, kind, remake=True)
+        pairs += [(again, expected), (slope, *torch.autograd.grad((expected * other).sum(), a))]
     return all(torch.allclose(one, two, atol=1e-5) for one, two in pairs if one is not None and two is not None)
 
 
@@ -124,26 +128,26 @@ def rms_norm_backward(
     return to_x, None if sums is None else sums[0].clone()
 
 
-def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
-    """activation(gate) * up."""
+def gated(gate: Tensor, up: Tensor | None, activation: str) -> Tensor:
+    """activation(gate) * up; without up activation(gate)."""
     out = torch.empty_like(gate)
-    _call("gated", gate, up, out, gate.numel(), activation == "gelu_tanh", numbers=gate.numel())
+    _call("gated", gate, up, out, gate.numel(), ACTIVATIONS.index(activation), numbers=gate.numel())
     return out
 
 
 def gated_backward(
     grad: Tensor,
     gate: Tensor,
-    up: Tensor,
+    up: Tensor | None,
     activation: str,
     *,
     remake: bool = False,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradients of gate and up; with `remake` the result of `gated` once more."""
-    to_gate, to_up, out = torch.empty_like(gate), torch.empty_like(up), torch.empty_like(gate) if remake else None
-    count = gate.numel()
-    _call("gated_backward", grad, gate, up, to_gate, to_up, out, count, activation == "gelu_tanh", numbers=count)
-    return to_gate, to_up, out
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradients of gate and up, if there is one; with `remake` the result of `gated` once more."""
+    to_gate, to_up, out = (torch.empty_like(gate) if made else None for made in (True, up is not None, remake))
+    kind, count = ACTIVATIONS.index(activation), gate.numel()
+    _call("gated_backward", grad, gate, up, to_gate, to_up, out, count, kind, numbers=count)
+    return to_gate, to_up, out  # type: ignore[return-value]
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:

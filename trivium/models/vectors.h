@@ -72,4 +72,37 @@ INLINE vec power(vec x) {
 
 INLINE vec exponential(vec x) { return power(least(most(x, all(-87.0f)), all(88.0f))); }
 
+/* Activations, in the order of native_elementwise.py. */
+enum { SILU, GELU, GELU_TANH, RELU };
+
+/* f(x), and its derivative. SiLU is x s(x) with the logistic function s; GELU by tanh, x (1 + tanh v) / 2, is x s(2 v);
+ * GELU itself is x times the normal distribution, here by formula 7.1.26 of Abramowitz and Stegun, off by 1e-7 at most. */
+INLINE vec activated(vec x, const int64_t kind, vec *slope) {
+    if (kind == RELU) {
+        *slope = chosen(x <= 0.0f, all(0), all(1.0f));
+        return chosen(x <= 0.0f, all(0), x);
+    }
+    if (kind == GELU) {
+        const vec size = (vec)((whole)x & 0x7fffffff), bell = exponential(-0.5f * x * x);
+        const vec t = 1.0f / (1.0f + 0.23164189f * size);
+        vec tail = all(0.530702715f);
+        tail = tail * t - 0.726576015f;
+        tail = tail * t + 0.710706871f;
+        tail = tail * t - 0.142248368f;
+        tail = tail * t + 0.127414796f;
+        tail = tail * t * bell;
+        const vec below = chosen(x < 0.0f, tail, 1.0f - tail);
+        *slope = below + x * bell * 0.39894228f;
+        return x * below;
+    }
+    vec u = x, steepness = all(1.0f);
+    if (kind == GELU_TANH) {
+        u = 1.5957691216f * x * (1.0f + 0.044715f * x * x);
+        steepness = 1.5957691216f * (1.0f + 0.134145f * x * x);
+    }
+    const vec s = 1.0f / (1.0f + exponential(-u)), active = x * s;
+    *slope = s + active * (1.0f - s) * steepness;
+    return active;
+}
+
 #endif
