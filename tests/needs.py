@@ -7,8 +7,12 @@ import shutil
 
 import pytest
 
-needs_compiler = pytest.mark.skipif(
-    not any(map(shutil.which, ("cc", "gcc"))) or os.environ.get("TRIVIUM_NATIVE") == "0",
-    reason="no C compiler here",
-)
-"""Kernels in C. Whether they are there is no condition: kernels that do not compile should fail their tests."""
+
+def _needs(name: str, *compilers: str) -> pytest.MarkDecorator:
+    """Skips where there is no compiler. Kernels that are not there for another reason should fail their tests."""
+    missing = not any(map(shutil.which, compilers)) or os.environ.get("TRIVIUM_NATIVE") == "0"
+    return pytest.mark.skipif(missing, reason=f"no {name} compiler here")
+
+
+needs_compiler = _needs("C", "cc", "gcc")
+needs_cpp_compiler = _needs("C++", "c++", "g++")

@@ -6,11 +6,7 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
-
-from trivium.models import native
-
-needs_compiler = pytest.mark.skipif(native.allocator() is None, reason="no C++ compiler here")
+from tests.needs import needs_cpp_compiler
 
 
 def run(code: str) -> None:
@@ -30,7 +26,7 @@ def run(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@needs_compiler
+@needs_cpp_compiler
 def test_a_training_step_of_changing_length_leaves_no_holes() -> None:
     """Tensors of two widths that stay until the backward pass, others that go at once, small ones that stay."""
     run("""
@@ -55,7 +51,7 @@ def test_a_training_step_of_changing_length_leaves_no_holes() -> None:
     """)
 
 
-@needs_compiler
+@needs_cpp_compiler
 def test_what_is_spare_can_be_given_back_and_blocks_serve_again() -> None:
     run("""
         before = resident()
@@ -69,7 +65,7 @@ def test_what_is_spare_can_be_given_back_and_blocks_serve_again() -> None:
     """)
 
 
-@needs_compiler
+@needs_cpp_compiler
 def test_tensors_are_as_usual() -> None:
     """Growing, sharing, in a child, from numpy, made before and freed after."""
     run("""
@@ -99,3 +95,43 @@ def test_freed_memory_is_kept_without_a_compiler_too() -> None:
     code = "from trivium.models import native; native.allocator = lambda: None\n"
     code += "from trivium.models.allocator import keep_freed_memory as keep; assert keep() in (True, False)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@needs_cpp_compiler
+def test_pages_move_between_blocks_of_other_sizes() -> None:
+    """What one half of an update leaves serves the other half; the system is not asked for pages again."""
+    run("""
+        import resource
+        def half(sizes):
+            kept = [torch.full((size * MIB // 8,), number, dtype=torch.float64) for number, size in enumerate(sizes)]
+            for number, x in enumerate(kept):
+                assert x[0] == x[-1] == number and x.sum() == number * len(x)
+        faults = []
+        for update in range(8):
+            half([12, 3, 3, 1] * 8)
+            half([90, 9, 9, 2, 40, 1, 1])
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+        grown = faults[-1] - faults[3]  # of the first updates some sizes are new
+        assert grown < 200, faults
+    """)
+
+
+@needs_cpp_compiler
+def test_tensors_keep_their_numbers_whatever_is_freed() -> None:
+    run("""
+        import random
+        from concurrent.futures import ThreadPoolExecutor
+        def work(seed):
+            draw, alive = random.Random(seed), []
+            for number in range(300):
+                size = int(2 ** draw.uniform(14, 22.5))
+                alive.append((torch.full((size,), float(number)), number))
+                while len(alive) > 10 or (alive and draw.random() < 0.3):
+                    x, said = alive.pop(draw.randrange(len(alive)))
+                    assert bool((x == said).all())
+                if draw.random() < 0.01:
+                    give_back_freed_memory()
+            return True
+        with ThreadPoolExecutor(3) as pool:
+            assert all(pool.map(work, range(6)))
+    """)
