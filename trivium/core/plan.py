@@ -186,7 +186,7 @@ class MemoryPlan:
         """The largest sum at any moment of an update."""
         kept = 2 * self.gradients if self.micro_rows < self.rows else self.buckets
         forward = self.factor * self.activations + self.loss + kept
-        backward = self.gradients + 2 * self.embedding
+        backward = self.gradients + self.embedding
         return round(self.runtime + self.weights + self.optimizer + self.gathered + max(forward, backward))
 
     def rows_that_fit(self, memory: float, *, checkpointing: bool) -> int:
@@ -387,7 +387,7 @@ def plan_memory(
         optimizer=0 if offloaded else state_bytes(config, recipe, trained=trained),
         activations_per_row=round((row * fill + held.virtual) * (flying * blocks + block + ends)),
         checkpointed_per_row=round((row * fill + held.virtual) * (flying * kept + again + ends)),
-        loss=3 * 4 * logits + (head if logits else 0),
+        loss=4 * logits + (head if logits else 0),
         embedding=head,
         micro_rows=micro_rows,
         rows=rows,
