@@ -25,9 +25,9 @@ key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weigh
                                      encoder, and the decoder keeps their keys and values
                  with activation checkpointing T * (L * 4 D + 8 D + 2 block): the inputs, and the block computed again;
                  of attention or the MLP alone, their part of the block less, and 4 times that part again
-    loss         three copies of the largest chunk of logits, and the gradient of the head
+    loss         the largest chunk of logits (three times without our kernels), and the gradient of the head
 
-    peak = runtime + weights + optimiser + max(activations + loss [+ 2 gradients], gradients + 2 embeddings)
+    peak = runtime + weights + optimiser + max(activations + loss [+ 2 gradients], gradients + embedding)
 
 Several processes (R of them, each with its share of the rows):
 
@@ -376,6 +376,7 @@ def plan_memory(
         offloaded, copies = False, copies + each * trained
     if kind == "cuda" and recipe.train.offload in ("activations", "all"):
         blocks = 2.0 * block  # one at work, one on its way
+    chunks = 1 if kind == "cpu" and machine.whole_blocks and not half else 3  # without our kernels logits are copied
     weights = each * parameters
     if held.weight_bytes is not None:
         weights = round(held.weight_bytes * share * each / 4)
@@ -387,7 +388,7 @@ def plan_memory(
         optimizer=0 if offloaded else state_bytes(config, recipe, trained=trained),
         activations_per_row=round((row * fill + held.virtual) * (flying * blocks + block + ends)),
         checkpointed_per_row=round((row * fill + held.virtual) * (flying * kept + again + ends)),
-        loss=4 * logits + (head if logits else 0),
+        loss=4 * chunks * logits + (head if logits else 0),
         embedding=head,
         micro_rows=micro_rows,
         rows=rows,
