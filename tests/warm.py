@@ -32,7 +32,6 @@ from typing import Any
 
 LIBRARIES = (
     "torch",
-    "torch._inductor",  # what `torch.use_deterministic_algorithms` imports
     "torch.distributed.checkpoint",
     "numpy.typing",
     "pydantic.type_adapter",

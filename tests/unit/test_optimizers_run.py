@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +79,16 @@ def test_final_holds_the_moving_average_and_checkpoints_hold_both(world: dict[st
     plain["train"]["ema"] = {**CASES["ema"]["ema"], "final": False}
     raw = tv.train(plain)
     assert raw.final is not None and same(raw.final, checkpoint / "model")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_a_run_that_compiles_nothing_does_not_import_the_compiler(world: dict[str, Any], optimizer: str) -> None:
+    code = """import json, sys, trivium
+trivium.train(json.loads(sys.argv[1]))
+found = [name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules]
+assert not found, found"""
+    asked = {**world, "name": f"lean-{optimizer}", "train": {**world["train"], "optimizer": optimizer}}
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(asked)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

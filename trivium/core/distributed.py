@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from trivium.errors import ConfigError
+from trivium.lazy import is_sharded
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others before it gives up with an error."""
@@ -103,10 +104,9 @@ def start_processes(engine: str, device: torch.device) -> Processes:
 
 def whole_tensors(named: Mapping[str, Any]) -> dict[str, Any]:
     """Sharded tensors gathered, and everything on the CPU; a collective call where tensors are sharded."""
-    from torch.distributed.tensor import DTensor
 
     def whole(value: Any) -> Any:
-        if isinstance(value, DTensor):
+        if is_sharded(value):
             value = value.full_tensor()
         return value.detach().cpu() if isinstance(value, torch.Tensor) else value
 
@@ -115,9 +115,10 @@ def whole_tensors(named: Mapping[str, Any]) -> dict[str, Any]:
 
 def shard_like(whole: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
     """A whole tensor laid out like `pattern`: sharded if that is, on its device."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
+    if is_sharded(pattern) and whole.shape == pattern.shape:
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if isinstance(pattern, DTensor) and whole.shape == pattern.shape:
+        assert isinstance(pattern, DTensor)
         return distribute_tensor(whole.to(pattern.device), pattern.device_mesh, pattern.placements)
     return whole.to(pattern.device)
 

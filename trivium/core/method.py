@@ -141,6 +141,8 @@ class RoleModel:
 
     def compile(self) -> None:
         """torch.compile for each block: one graph serves them all, so that compiling takes seconds."""
+        # The compiler has a setting of its own, which goes with torch's.
+        torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled(), warn_only=True)
         for block in self.module.all_blocks:
             block.compile()
         self.compiled = True

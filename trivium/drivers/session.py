@@ -224,7 +224,8 @@ def set_up_torch(recipe: Recipe, processes: Processes) -> None:
         # Filling fresh memory would find reads of it, which this package does not make, and costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     keep_freed_memory()
-    torch.use_deterministic_algorithms(recipe.train.deterministic, warn_only=True)
+    # What `use_deterministic_algorithms` does, but it imports the compiler; `RoleModel.compile` tells that.
+    torch.set_deterministic_debug_mode("warn" if recipe.train.deterministic else "default")
 
 
 def open_data(

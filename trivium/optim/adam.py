@@ -17,6 +17,7 @@ from pydantic import Field
 from trivium.config import StrictModel
 from trivium.lazy import torch
 from trivium.optim.groups import decay_groups, fusible
+from trivium.optim.stepper import without_compiler
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +54,7 @@ class Adam:
         """The optimiser for these named parameters."""
         config = self.config
         groups = decay_groups(named, config.weight_decay)
-        return torch.optim.Adam(
+        optimizer: Optimizer = without_compiler(torch.optim.Adam)(
             groups,
             lr=lr,
             betas=(config.beta1, config.beta2),
@@ -61,3 +62,4 @@ class Adam:
             amsgrad=config.amsgrad,
             fused=config.fused and fusible(groups),
         )
+        return optimizer

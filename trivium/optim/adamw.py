@@ -16,6 +16,7 @@ from pydantic import Field
 from trivium.config import StrictModel
 from trivium.lazy import torch
 from trivium.optim.groups import decay_groups, fusible
+from trivium.optim.stepper import without_compiler
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +53,7 @@ class AdamW:
         """The optimiser for these named parameters."""
         config = self.config
         groups = decay_groups(named, config.weight_decay)
-        return torch.optim.AdamW(
+        optimizer: Optimizer = without_compiler(torch.optim.AdamW)(
             groups,
             lr=lr,
             betas=(config.beta1, config.beta2),
@@ -60,3 +61,4 @@ class AdamW:
             amsgrad=config.amsgrad,
             fused=config.fused and fusible(groups),
         )
+        return optimizer

@@ -17,6 +17,7 @@ from trivium.config import StrictModel
 from trivium.errors import ConfigError
 from trivium.lazy import torch
 from trivium.optim.groups import decay_groups, fusible
+from trivium.optim.stepper import without_compiler
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +63,7 @@ class SGD:
         """The optimiser for these named parameters."""
         config = self.config
         groups = decay_groups(named, config.weight_decay)
-        return torch.optim.SGD(
+        optimizer: Optimizer = without_compiler(torch.optim.SGD)(
             groups,
             lr=lr,
             momentum=config.momentum,
@@ -70,3 +71,4 @@ class SGD:
             nesterov=config.nesterov,
             fused=config.fused and fusible(groups, sharded=False),
         )
+        return optimizer

@@ -8,11 +8,12 @@ Weights may be sharded (FSDP2): what a rule does to each number alone needs no c
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trivium.lazy import torch
+from trivium.lazy import is_sharded, torch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,16 +49,26 @@ def make_stepper(rule: Rule, groups: list[dict[str, Any]], *, lr: float) -> Opti
 
 
 @cache
+def without_compiler(kind: type[Optimizer]) -> Any:
+    """One of torch's optimisers that does not import torch's compiler, which takes a second and 70 MiB.
+
+    They import it to tell it what it must not look into. Nothing here compiles an optimiser.
+    """
+    add_group, step = inspect.unwrap(kind.add_param_group), inspect.unwrap(kind.step)
+    return type(kind.__name__, (kind,), {"add_param_group": add_group, "step": torch.no_grad()(step)})
+
+
+@cache
 def _stepper() -> Any:
     """The class, made when torch is there."""
 
-    class Stepper(torch.optim.Optimizer):
+    class Stepper(without_compiler(torch.optim.Optimizer)):  # type: ignore[misc]
         def __init__(self, rule: Rule, groups: list[dict[str, Any]], lr: float) -> None:
             super().__init__(groups, {"lr": lr})
             self.rule = rule
 
         @torch.no_grad()
-        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        def step(self, closure: Any = None) -> None:
             """One update of everything that has a gradient."""
             for group in self.param_groups:
                 for parameters in pieces([p for p in group["params"] if p.grad is not None]):
@@ -77,7 +88,7 @@ def _stepper() -> Any:
         def averages(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
             """The weights to use."""
             for parameter, state in self.state.items():
-                yield parameter, self.rule.average(parameter, state)  # type: ignore[attr-defined, misc]
+                yield parameter, self.rule.average(parameter, state)  # type: ignore[attr-defined]
 
     return Stepper
 
@@ -104,24 +115,21 @@ def own(tensors: list[Tensor]) -> list[Tensor]:
     For kernels that torch 2.11 has for whole tensors only, and what they do to each number alone. The gradient and the
     state of a parameter are sharded as it is.
     """
-    from torch.distributed.tensor import DTensor
-
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]  # type: ignore[attr-defined]
 
 
 def whole(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor; a collective call there, and nothing elsewhere."""
-    from torch.distributed.tensor import DTensor
-
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def sharded_like(tensor: Tensor, pattern: Tensor) -> Tensor:
     """This rank's part of a whole tensor that all ranks have, laid out like `pattern`."""
+    if not is_sharded(pattern):
+        return tensor
     from torch.distributed.tensor import DTensor, Replicate
 
-    if not isinstance(pattern, DTensor):
-        return tensor
+    assert isinstance(pattern, DTensor)
     mesh = pattern.device_mesh
     replicated = DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
     return replicated.redistribute(mesh, pattern.placements)
