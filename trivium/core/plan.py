@@ -8,7 +8,7 @@ takes from a few real ones.
 Memory plan of one process, in bytes (T tokens in a micro-batch, L blocks, D width, Q and K width of all query and
 key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weight, P parameters, P' trainable ones):
 
-    runtime      interpreter and libraries before the model is built + 25 MiB that torch takes at its first update
+    runtime      interpreter and libraries before the model is built + 33 MiB that torch takes at its first update
     weights      b P, frozen roles included, of a quantised base what its codes and scales take; + 2 P for the copies
                  that autocast keeps in half precision
     gradients    b P' at the end of a backward pass; kept between micro-batches
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 IMPORTED = 230 * MIB
 """Resident memory of a process that has imported torch and nothing else."""
-FIRST_UPDATE = 25 * MIB
+FIRST_UPDATE = 33 * MIB
 """What torch takes beyond tensors until the first optimiser step is done."""
 CPU_FACTOR, TORN_FACTOR, CUDA_FACTOR = 1.0, 1.4, 1.1
 RECOMPUTED_BLOCKS, RECOMPUTED_PARTS = 2.0, 4.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import shutil
@@ -226,6 +227,8 @@ def set_up_torch(recipe: Recipe, processes: Processes) -> None:
     keep_freed_memory()
     # What `use_deterministic_algorithms` does, but it imports the compiler; `RoleModel.compile` tells that.
     torch.set_deterministic_debug_mode("warn" if recipe.train.deterministic else "default")
+    if recipe.train.activation_checkpointing != "none":
+        importlib.import_module("torch._dynamo")  # as its first use will, but before the forecast looks at the memory
 
 
 def open_data(
