@@ -2,10 +2,10 @@
 //
 // The C library cuts freed blocks up for smaller ones, so that after some updates half of the memory of a training run is
 // holes that no tensor fits in. Here a block stays whole: it has one of eight sizes between a power of two and the next,
-// and serves tensors of about that size. Where none fits, others are taken apart, and their pages are moved to the
-// addresses of a new one: the gradients of an update make room for the activations of the next one, and pages that the
-// system gives anew would have to be zeroed first. Large blocks are made of large pages, of which the processor looks up
-// fewer; what does not fill one is made of small pages.
+// or more where they would be further apart than large pages, and serves tensors of about that size. Where none fits,
+// others are taken apart, and their pages are moved to the addresses of a new one: the gradients of an update make room
+// for the activations of the next one, and pages that the system gives anew would have to be zeroed first. Large blocks
+// are made of large pages, of which the processor looks up fewer; what does not fill one is made of small pages.
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
@@ -24,7 +24,6 @@ namespace {
 constexpr size_t kLeast = 256 << 10;  // bytes; smaller tensors are the C library's
 constexpr size_t kLarge = 4 << 20;
 constexpr size_t kPage = 4096, kLargePage = 2 << 20;
-constexpr double kSlack = 1.02;  // of the most that was in use at once, may be held
 
 enum Kind { kSmallPages, kLargePages };
 
@@ -49,7 +48,7 @@ size_t loose_bytes[2] = {0, 0}, in_use = 0, most = 0, held = 0;
 size_t rounded(size_t bytes) {
   size_t power = kLeast;
   while (power * 2 <= bytes) power *= 2;
-  const size_t step = power / 8;
+  const size_t step = std::min(power / 8, kLargePage);
   return (bytes + step - 1) / step * step;
 }
 
@@ -142,12 +141,12 @@ bool make(Block& block, size_t size) {
   return false;
 }
 
-// Takes spare blocks apart, the largest first, before more than the slack is held.
+// Takes spare blocks apart, the largest first, before more is held than ever was in use at once.
 void make_room(size_t size) {
-  const double limit = kSlack * static_cast<double>(std::max(most, in_use + size));
+  const size_t limit = std::max(most, in_use + size);
   while (!spare.empty()) {
     const size_t missing = size - std::min(size, loose_bytes[kSmallPages] + loose_bytes[kLargePages]);
-    if (!missing || static_cast<double>(held + missing) <= limit) return;
+    if (!missing || held + missing <= limit) return;
     take_apart(std::prev(spare.end()));
   }
 }
