@@ -10,7 +10,10 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 class LazyModule(ModuleType):
@@ -35,7 +38,7 @@ def lazy_attributes(package: str, where: dict[str, str]) -> Any:
     return __getattr__
 
 
-def is_sharded(value: object) -> bool:
+def is_sharded(value: object) -> TypeGuard[DTensor]:
     """Whether it is a DTensor. Where none was ever made, what makes them is not imported: half a second, 25 MiB."""
     maker = sys.modules.get("torch.distributed.tensor")
     return maker is not None and isinstance(value, maker.DTensor)

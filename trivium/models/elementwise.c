@@ -88,29 +88,19 @@ void trivium_rms_norm_backward(const float *grad, const float *x, const float *w
 /* up may be NULL: without a gate. */
 INLINE void gate_some(const float *gate, const float *up, float *out, int64_t count, const int kind) {
     vec slope;
-    if (up)
-        EACH_VECTOR(count, store_some(out + at, left,
-                                      activated(load_some(gate + at, left), kind, &slope) * load_some(up + at, left)););
-    else
-        EACH_VECTOR(count, store_some(out + at, left, activated(load_some(gate + at, left), kind, &slope)););
+    EACH_VECTOR(count, const vec other = up ? load_some(up + at, left) : all(1.0f);
+                store_some(out + at, left, activated(load_some(gate + at, left), kind, &slope) * other););
 }
 
 INLINE void gate_back(const float *grad, const float *gate, const float *up, float *to_gate, float *to_up, float *out,
                       int64_t count, const int kind) {
     vec slope;
-    if (up)
-        EACH_VECTOR(count,
-                    const vec other = load_some(up + at, left), g = load_some(grad + at, left);
-                    const vec active = activated(load_some(gate + at, left), kind, &slope);
-                    store_some(to_gate + at, left, g * other * slope);
-                    store_some(to_up + at, left, g * active);
-                    if (out) store_some(out + at, left, active * other););
-    else
-        EACH_VECTOR(count,
-                    const vec g = load_some(grad + at, left);
-                    const vec active = activated(load_some(gate + at, left), kind, &slope);
-                    store_some(to_gate + at, left, g * slope);
-                    if (out) store_some(out + at, left, active););
+    EACH_VECTOR(count,
+                const vec g = load_some(grad + at, left), other = up ? load_some(up + at, left) : all(1.0f);
+                const vec active = activated(load_some(gate + at, left), kind, &slope);
+                store_some(to_gate + at, left, g * other * slope);
+                if (up) store_some(to_up + at, left, g * active);
+                if (out) store_some(out + at, left, active * other););
 }
 
 /* Calls `what` with the kind of activation as a constant. */

@@ -54,7 +54,7 @@ class Adam:
         """The optimiser for these named parameters."""
         config = self.config
         groups = decay_groups(named, config.weight_decay)
-        optimizer: Optimizer = without_compiler(torch.optim.Adam)(
+        return without_compiler(torch.optim.Adam)(
             groups,
             lr=lr,
             betas=(config.beta1, config.beta2),
@@ -62,4 +62,3 @@ class Adam:
             amsgrad=config.amsgrad,
             fused=config.fused and fusible(groups),
         )
-        return optimizer

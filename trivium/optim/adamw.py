@@ -53,7 +53,7 @@ class AdamW:
         """The optimiser for these named parameters."""
         config = self.config
         groups = decay_groups(named, config.weight_decay)
-        optimizer: Optimizer = without_compiler(torch.optim.AdamW)(
+        return without_compiler(torch.optim.AdamW)(
             groups,
             lr=lr,
             betas=(config.beta1, config.beta2),
@@ -61,4 +61,3 @@ class AdamW:
             amsgrad=config.amsgrad,
             fused=config.fused and fusible(groups),
         )
-        return optimizer

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from trivium.config import StrictModel
 from trivium.errors import ConfigError
-from trivium.lazy import torch
+from trivium.lazy import is_sharded, torch
 from trivium.optim.groups import decay_groups
 from trivium.optim.stepper import make_stepper
 
@@ -55,7 +55,7 @@ class AdamW8bit:
     def build(self, named: Iterable[tuple[str, nn.Parameter]], *, lr: float) -> Optimizer:
         """The optimiser for these named parameters; ConfigError if they are sharded."""
         groups = decay_groups(named, self.config.weight_decay)
-        if any(hasattr(parameter, "placements") for group in groups for parameter in group["params"]):
+        if any(is_sharded(parameter) for group in groups for parameter in group["params"]):
             raise ConfigError(
                 "means in 8 bits cannot be cut into shards",
                 where="train.optimizer",

@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from trivium.errors import ConfigError
+from trivium.lazy import is_sharded
 from trivium.nearest import nearest
 from trivium.recipe import GroupSettings, TrainSection
 
@@ -74,7 +75,7 @@ def fusible(groups: Iterable[Mapping[str, Any]], *, sharded: bool = True) -> boo
     """Whether torch has a fused kernel for all of these parameters; `sharded`: also for sharded ones."""
     parameters = [parameter for group in groups for parameter in group["params"]]
     return all(
-        one.is_floating_point() and one.device.type in ("cpu", "cuda") and (sharded or not hasattr(one, "placements"))
+        one.is_floating_point() and one.device.type in ("cpu", "cuda") and (sharded or not is_sharded(one))
         for one in parameters
     )
 

@@ -63,7 +63,7 @@ class SGD:
         """The optimiser for these named parameters."""
         config = self.config
         groups = decay_groups(named, config.weight_decay)
-        optimizer: Optimizer = without_compiler(torch.optim.SGD)(
+        return without_compiler(torch.optim.SGD)(
             groups,
             lr=lr,
             momentum=config.momentum,
@@ -71,4 +71,3 @@ class SGD:
             nesterov=config.nesterov,
             fused=config.fused and fusible(groups, sharded=False),
         )
-        return optimizer

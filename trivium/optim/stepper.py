@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from trivium.lazy import is_sharded, torch
 
@@ -23,6 +23,7 @@ PIECE = {"cpu": 1 << 20, "cuda": 1 << 27}
 """Numbers of one piece of the list, about."""
 
 State = dict[str, Any]
+Kind = TypeVar("Kind", bound="Optimizer")
 
 
 class Rule(Protocol):
@@ -48,14 +49,14 @@ def make_stepper(rule: Rule, groups: list[dict[str, Any]], *, lr: float) -> Opti
     return made
 
 
-@cache
-def without_compiler(kind: type[Optimizer]) -> Any:
+def without_compiler(kind: type[Kind]) -> type[Kind]:
     """One of torch's optimisers that does not import torch's compiler, which takes a second and 70 MiB.
 
     They import it to tell it what it must not look into. Nothing here compiles an optimiser.
     """
     add_group, step = inspect.unwrap(kind.add_param_group), inspect.unwrap(kind.step)
-    return type(kind.__name__, (kind,), {"add_param_group": add_group, "step": torch.no_grad()(step)})
+    made = type(kind.__name__, (kind,), {"add_param_group": add_group, "step": torch.no_grad()(step)})
+    return cast("type[Kind]", made)
 
 
 @cache
@@ -115,12 +116,12 @@ def own(tensors: list[Tensor]) -> list[Tensor]:
     For kernels that torch 2.11 has for whole tensors only, and what they do to each number alone. The gradient and the
     state of a parameter are sharded as it is.
     """
-    return [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]  # type: ignore[attr-defined]
+    return [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
 
 
 def whole(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor; a collective call there, and nothing elsewhere."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def sharded_like(tensor: Tensor, pattern: Tensor) -> Tensor:
@@ -129,7 +130,6 @@ def sharded_like(tensor: Tensor, pattern: Tensor) -> Tensor:
         return tensor
     from torch.distributed.tensor import DTensor, Replicate
 
-    assert isinstance(pattern, DTensor)
     mesh = pattern.device_mesh
     replicated = DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
     return replicated.redistribute(mesh, pattern.placements)
