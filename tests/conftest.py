@@ -1,9 +1,11 @@
-"""What all tests share: one thread for each process, no network, and a browser where there is one."""
+"""What all tests share: one thread for each process, no network, one folder for what they leave lying about, and a
+browser where there is one."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 
 # Before anything imports torch or transformers. One thread keeps two test processes off each other's core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,9 +17,18 @@ os.environ["NO_COLOR"] = "1"
 os.environ["COLUMNS"] = "120"
 os.environ.pop("FORCE_COLOR", None)
 
+# Folders of tests that fail stay where pytest keeps them; everything else goes when the session ends.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="trivium-")
+
 import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def pytest_unconfigure() -> None:
+    """Deletes the session's folder."""
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
