@@ -14,18 +14,23 @@ key/value heads, I width inside the MLP, V vocabulary, b bytes of a master weigh
     gradients    b P' at the end of a backward pass; kept between micro-batches
     optimiser    2 b P' (Adam's two moments); each optimiser says how much in `state_bytes`; + b P' with `train.ema`;
                  on a GPU nothing with `train.offload`
-    activations  T * (L * block + 8 D + block), the last for the gradients of the block at work; blocks below the first
-                 parameter that trains keep nothing, the last one what its trained tokens need if they are few.
+    activations  T * (L * block + 2 b D + block), the last for the gradients of the block at work; b is 4 at least on a
+                 CPU, where torch's norms of fewer bytes keep more; blocks below the first trained parameter keep
+                 nothing, the last one what its trained tokens need if they are few.
                  block counts the tensors each operation keeps for its backward pass:
-                   fp32              4 (4 D + 2 Q + 2 K + M)   (input and result of two norms; q, k, v, attention; MLP)
+                   fp32              b (2 D + 2 Q + 2 K + M)   (inputs of two norms; q, k, v, attention; MLP);
+                                     4 D instead of 2 D where the results of the norms are kept too: on a GPU, in a
+                                     model of half precision, by tensor parallelism
                    MLP               M = I, gated 2 I; I more where what its last layer reads is kept, in half precision
                                      or for an adapter; of a mixture the experts of one token, and the routing
-                   half precision    the residual stream stays in 4 bytes, inputs of matrices take 2
+                   half precision    under autocast the residual stream stays in b bytes, inputs of matrices take 2
                    encoder-decoder   a token is a source or a target, half of them each unless counted; sources pass the
                                      encoder, and the decoder keeps their keys and values
-                 with activation checkpointing T * (L * 4 D + 8 D + 2 block): the inputs, and the block computed again;
-                 of attention or the MLP alone, their part of the block less, and 4 times that part again
+                 with activation checkpointing T * (L * b D + 2 b D + 2 block): the inputs, and the block computed
+                 again; of attention or the MLP alone, their part of the block less, and 4 times that part again
     loss         the largest chunk of logits (three times without our kernels), and the gradient of the head
+    embedding    its gradient, before it is added to that of the head it is tied to; nothing where one is formed for
+                 both (on a CPU)
 
     peak = runtime + weights + optimiser + max(activations + loss [+ 2 gradients], gradients + embedding)
 
@@ -149,6 +154,22 @@ class Held:
     weight_bytes: int | None = None
     depth: float = 1.0
     inner: bool = False
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What operations keep for their backward pass.
+
+    each:  bytes of a number, outside of autocast.
+    half:  autocast computes in half precision.
+    inner: MLPs keep what their last layer reads.
+    norms: the results of norms are kept too.
+    """
+
+    each: int
+    half: bool = False
+    inner: bool = False
+    norms: bool = False
 
 
 @dataclass(frozen=True)
@@ -360,15 +381,14 @@ def plan_memory(
     row = recipe.data.sequence_length
     rows, micro_rows = _rows(recipe, ranks)
     inside = local_shape(config, ranks) if engine == "tensor" else config
-    keeps = half or held.inner
-    blocks, block, inputs = _blocks(inside, half=half, keeps=keeps, source_share=source_share)
+    norms = half or each < 4 or kind != "cpu" or engine == "tensor"
+    keeps = Kept(each if kind == "cuda" else max(4, each), half=half, inner=half or held.inner, norms=norms)
+    blocks, block, inputs = _blocks(inside, keeps, source_share=source_share)
     blocks, inputs = held.depth * blocks, held.depth * inputs
     if trained_share < FEW_TRAINED and config.kind != "encoder_decoder" and not config.experts:
         blocks -= (1 - trained_share) * LEFT_OUT * block  # the last block, run for trained tokens only
-    kept, again = _checkpointed(
-        inside, recipe, half=half, keeps=keeps, blocks=blocks, block=block, inputs=inputs, depth=held.depth
-    )
-    ends = 4 * 2 * config.hidden_size
+    kept, again = _checkpointed(inside, recipe, keeps, blocks=blocks, block=block, inputs=inputs, depth=held.depth)
+    ends = keeps.each * 2 * config.hidden_size
     flying = _flying(recipe, ranks, math.ceil(rows / micro_rows)) if engine == "pipeline" else 1.0
     logits, head = _chunk(config, kind, micro_rows * row), 4 * config.vocab_size * config.embedding_width
     offloaded, copies = recipe.train.offload in ("optimizer", "all"), 2 * parameters if half else 0
@@ -389,7 +409,7 @@ def plan_memory(
         activations_per_row=round((row * fill + held.virtual) * (flying * blocks + block + ends)),
         checkpointed_per_row=round((row * fill + held.virtual) * (flying * kept + again + ends)),
         loss=4 * chunks * logits + (head if logits else 0),
-        embedding=head,
+        embedding=0 if kind == "cpu" and config.tie_embeddings else head,
         micro_rows=micro_rows,
         rows=rows,
         checkpointing=recipe.train.activation_checkpointing != "none",
@@ -445,27 +465,27 @@ def _gathered(config: ModelConfig, *, each: int) -> int:
     return round(each * (2 * block + around) + 4 * (block + around))
 
 
-def _blocks(config: ModelConfig, *, half: bool, keeps: bool, source_share: float) -> tuple[float, float, float]:
+def _blocks(config: ModelConfig, kept: Kept, *, source_share: float) -> tuple[float, float, float]:
     """Bytes that one token leaves: (in all blocks, in the largest block, as inputs of all blocks)."""
-    block, _ = activation_bytes(config, half=half, keeps=keeps)
-    width, decoder = config.hidden_size, config.num_decoder_layers or 0
+    block, _ = activation_bytes(config, kept)
+    width, decoder, each = config.hidden_size, config.num_decoder_layers or 0, kept.each
     if not decoder:
-        return config.num_layers * block, block, 4 * width * config.num_layers
+        return config.num_layers * block, block, each * width * config.num_layers
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    own, seen = 2 * width + 2 * queries, 2 * keys  # of a target, and of a source in each block of the decoder
-    cross, memory = (4 * width + 2 * (width + own), 2 * (width + seen)) if half else (4 * own, 4 * seen)
+    # Of a target, and of a source in each block of the decoder.
+    own, seen = (1 + kept.norms) * width + 2 * queries, 2 * keys
+    cross, memory = (each * width + 2 * (width + own), 2 * (width + seen)) if kept.half else (each * own, each * seen)
     target = 1 - source_share
     blocks = source_share * (config.num_layers * block + decoder * memory) + target * decoder * (block + cross)
     passed = source_share * config.num_layers + target * decoder
-    return blocks, block + target * cross, 4 * width * passed
+    return blocks, block + target * cross, each * width * passed
 
 
 def _checkpointed(
     config: ModelConfig,
     recipe: Recipe,
+    keeps: Kept,
     *,
-    half: bool,
-    keeps: bool,
     blocks: float,
     block: float,
     inputs: float,
@@ -477,31 +497,31 @@ def _checkpointed(
     share = math.ceil(layers / every) / layers
     if what in ("none", "block"):  # none: what `block` would need, for advice
         return share * inputs + (1 - share) * blocks, RECOMPUTED_BLOCKS * block
-    heads, mlp = _branches(config, keeps=keeps)
-    part = (2 if half else 4) * (mlp if what == "mlp" else heads)
+    heads, mlp = _branches(config, inner=keeps.inner)
+    part = (2 if keeps.half else keeps.each) * (mlp if what == "mlp" else heads)
     return blocks - depth * share * layers * part, block + RECOMPUTED_PARTS * part
 
 
-def activation_bytes(config: ModelConfig, *, half: bool, keeps: bool) -> tuple[int, int]:
-    """Bytes that one token leaves for the backward pass: (in each block, around the blocks).
-
-    keeps: MLPs keep what their last layer reads.
-    """
-    width = config.hidden_size
-    heads, mlp = _branches(config, keeps=keeps)
-    norms = 1 if config.parallel == "one_norm" else 4 if config.norm_placement == "both" else 2
+def activation_bytes(config: ModelConfig, kept: Kept) -> tuple[int, int]:
+    """Bytes that one token leaves for the backward pass: (in each block, around the blocks)."""
+    width, each = config.hidden_size, kept.each
+    heads, mlp = _branches(config, inner=kept.inner)
+    count = 1 if config.parallel == "one_norm" else 4 if config.norm_placement == "both" else 2
+    read = 0 if config.norm_placement == "output" else min(count, 2)  # by linear layers, which can make them again
     # In half precision each of q, k, v and of gate, up keeps a converted copy of its input.
-    block = 4 * norms * width + 2 * (5 * width + heads + mlp) if half else 4 * (2 * norms * width + heads + mlp)
+    stream = 2 * count - (0 if kept.norms else read)
+    converted = each * count * width + 2 * (5 * width + heads + mlp)
+    block = converted if kept.half else each * (stream * width + heads + mlp)
     if config.dropout:
-        block += 2 * (4 * width + width)  # the values scaled, and the mask
-    return block, 4 * 2 * width
+        block += 2 * (each * width + width)  # the values scaled, and the mask
+    return block, each * 2 * width
 
 
-def _branches(config: ModelConfig, *, keeps: bool) -> tuple[int, int]:
+def _branches(config: ModelConfig, *, inner: bool) -> tuple[int, int]:
     """Numbers of one token that (attention, the MLP) of a block keep for their backward pass."""
-    width, inner = config.hidden_size, config.intermediate_size
+    width = config.hidden_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    mlp = ((2 if config.mlp == "gated" else 1) + keeps) * inner
+    mlp = ((2 if config.mlp == "gated" else 1) + inner) * config.intermediate_size
     if config.experts:  # each expert's input and result are gathered for its tokens
         mlp = config.experts_per_token * (mlp + 2 * width) + 2 * config.experts
     return 2 * queries + 2 * keys, mlp

@@ -89,7 +89,7 @@ def _transforms(head: nn.Module) -> bool:
 
 
 def _matrix(head: nn.Module) -> tuple[Tensor, Tensor | None]:
-    weight, bias = head.weight, getattr(head, "bias", None)
+    weight, bias = getattr(head, "matrix", head.weight), getattr(head, "bias", None)
     assert isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
     return weight, bias
 

@@ -24,7 +24,10 @@ class LanguageHead(Linear):
     """Logits of each token: softcap(transform(hidden) weight^T + bias).
 
     has_transform: whether `transform` does anything.
+    shared: what is read instead of the weight while a forward pass runs in which the embedding reads it too (`tied`).
     """
+
+    shared: Tensor | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.embedding_width, config.vocab_size, bias=config.head_bias)
@@ -38,13 +41,19 @@ class LanguageHead(Linear):
         """[T, D] -> [T, D], before the product with `weight`."""
         return hidden if self.scale == 1.0 else hidden * self.scale
 
+    @property
+    def matrix(self) -> Tensor:
+        """[V, D], what hidden states are multiplied with."""
+        shared = self.shared
+        return self.weight if shared is None else shared
+
     def forward(self, hidden: Tensor, layout: Layout | None = None) -> Tensor:
         """[T, D] -> [T, V]."""
         hidden = self.transform(hidden)
         if self.fused is not None and not torch.is_grad_enabled():
             logits = self.fused(hidden)
         else:
-            logits = kernels.linear(hidden, self.weight, self.bias)
+            logits = kernels.linear(hidden, self.matrix, self.bias)
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from trivium.models import native_elementwise as native
-from trivium.models import products
+from trivium.models import products, remade
 
 aten = torch.ops.aten
 
@@ -87,16 +87,31 @@ def onednn() -> bool:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467)."""
-    exact = x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or not exact:
+    if torch.compiler.is_compiling() or not _exact(x, weight):
         return F.rms_norm(x, weight.shape, weight, eps)
     if not torch.is_grad_enabled():
         if native.suits(x, weight):
             return native.rms_norm(x, weight, eps)[0]
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return (x * torch.addcmul(_constant(eps, x.dtype), norm, norm, value=1 / x.shape[-1]).rsqrt_()).mul_(weight)
-    result: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
-    return result
+    again = remade.Again(lambda x, weight: _normalise(x, weight, eps)[0])
+    result: Tensor = _RMSNorm.apply(x, weight, eps, again)  # type: ignore[no-untyped-call]
+    return _marked(result, again, x, weight)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias over the last dimension (Ba et al. 2016, 1607.06450)."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not _exact(x, weight):
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+    again = remade.Again(lambda x, weight, bias: _layer_norm(x, weight, bias, eps)[0])
+    result: Tensor = _LayerNorm.apply(x, weight, bias, eps, again)  # type: ignore[no-untyped-call]
+    return _marked(result, again, x, weight, bias)
+
+
+def _marked(result: Tensor, again: remade.Again, x: Tensor, *parameters: Tensor | None) -> Tensor:
+    # Copies: a sharded model holds the parameters of a norm only while its part of the model is at work.
+    copies = (None if parameter is None else parameter.detach().clone() for parameter in parameters)
+    return remade.mark(result, again, x, *copies)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -141,6 +156,11 @@ def gated_linear(gate: Tensor, up: Tensor | None, activation: str, weight: Tenso
     return result
 
 
+def _exact(x: Tensor, weight: Tensor) -> bool:
+    """Whether both are on the CPU in one type of at least 32 bits."""
+    return x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
+
+
 @lru_cache
 def _constant(value: float, dtype: torch.dtype) -> Tensor:
     """A tensor of one number on the CPU: with it an operation saves making one."""
@@ -158,26 +178,52 @@ def _normalise(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, again: remade.Again) -> Tensor:
         normed, inverse = _normalise(x, weight, eps)
         ctx.save_for_backward(x, weight, inverse)
+        ctx.again = again
         return normed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = upstream
+        ctx.again.forget()
         x, weight, inverse = ctx.saved_tensors
-        wants_x, wants_weight, _ = ctx.needs_input_grad
+        wants_x, wants_weight, *_ = ctx.needs_input_grad
         if wants_x and native.suits(grad, x, weight, inverse):
-            return *native.rms_norm_backward(grad, x, weight, inverse, wants_weight=wants_weight), None
+            return *native.rms_norm_backward(grad, x, weight, inverse, wants_weight=wants_weight), None, None
         # The kernel of LayerNorm with a mean of zero, and then its share of the mean taken back.
         grad_x, grad_weight, _ = aten.native_layer_norm_backward(
             grad, x, weight.shape, torch.zeros_like(inverse), inverse, weight, None, [wants_x, wants_weight, False]
         )
         if wants_x:
             grad_x.addcmul_((grad @ weight).unsqueeze(-1).mul_(1 / x.shape[-1]), inverse)
-        return grad_x, grad_weight, None
+        return grad_x, grad_weight, None, None
+
+
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, the mean of each row, and 1 / sqrt(variance + eps)."""
+    found: tuple[Tensor, Tensor, Tensor] = aten.native_layer_norm(x, weight.shape, weight, bias, eps)
+    return found
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, again: remade.Again) -> Tensor:
+        normed, mean, inverse = _layer_norm(x, weight, bias, eps)
+        ctx.save_for_backward(x, weight, bias, mean, inverse)
+        ctx.again = again
+        return normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.again.forget()
+        x, weight, bias, mean, inverse = ctx.saved_tensors
+        wants = list(ctx.needs_input_grad[:3])
+        found = aten.native_layer_norm_backward(upstream[0], x, weight.shape, mean, inverse, weight, bias, wants)
+        return *found, None, None
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool) -> Tensor:

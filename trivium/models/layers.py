@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trivium.models import kernels
+from trivium.models import kernels, tied
 from trivium.models.attention import CrossPlan, LayerPlan, Plan
 from trivium.models.config import ModelConfig
 
@@ -36,10 +36,20 @@ def joined_bias(layers: Sequence[nn.Linear]) -> Tensor | None:
 
 
 class Embedding(nn.Embedding):
-    """An embedding that leaves its first values to `init_weights` or a file."""
+    """An embedding that leaves its first values to `init_weights` or a file.
+
+    shared: what is read instead of the weight while a forward pass runs in which the head reads it too (`tied`).
+    """
+
+    shared: Tensor | None = None
 
     def reset_parameters(self) -> None:
         """Nothing: torch's own would draw from the global random state."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[T] -> [T, E]."""
+        shared = self.shared  # once: another thread may be at the end of its pass
+        return super().forward(ids) if shared is None else tied.look_up(ids, shared)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -55,12 +65,20 @@ class RMSNorm(nn.RMSNorm):
         return kernels.rms_norm(x, weight, self.norm_eps)
 
 
+class LayerNorm(nn.LayerNorm):
+    """(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return kernels.layer_norm(x, self.weight, self.bias, self.eps)
+
+
 def make_norm(config: ModelConfig, width: int | None = None) -> nn.Module:
     """The norm of `config`, over the last dimension of `width` (default: that of the layers)."""
     width = width or config.hidden_size
     if config.norm == "rmsnorm":
         return RMSNorm(width, eps=config.norm_eps, offset=config.norm_offset)
-    return nn.LayerNorm(width, eps=config.norm_eps)
+    return LayerNorm(width, eps=config.norm_eps)
 
 
 class Attention(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from trivium.models import products
+from trivium.models import products, remade
 from trivium.models.adapted import AdaptedEmbedding, AdaptedLinear, Branch, Rows, at_rows, chosen
 from trivium.models.build import parameter_stream
 
@@ -63,9 +63,11 @@ class LoRABranch(Branch):
 
     def after(self, x: Tensor, y: Tensor, layer: AdaptedLinear) -> Tensor:
         """[T, O]."""
-        inputs = F.dropout(chosen(x, self.rows), self.dropout, self.training)
+        inputs = chosen(x, self.rows)
+        if self.dropout:
+            inputs = F.dropout(inputs, self.dropout, self.training)
         down, up = (factor.to(inputs.dtype) for factor in self.factors())
-        added = F.linear(F.linear(inputs, down) * self.scale, up)
+        added = F.linear(products.linear(inputs, down) * self.scale, up)
         if self.magnitude is None:
             return y.add_(added) if self.rows.index is None else at_rows(y, self.rows, added)
         bias = layer.bias
@@ -151,7 +153,8 @@ def _written_out(x: Tensor, *weights: Tensor) -> bool:
 class _Beside(torch.autograd.Function):
     """W x + b + scale * up (down x): two passes over the outputs fewer than written one after the other.
 
-    Keeps x, which all layers that read it share, and down x; no gradient is computed for what is frozen.
+    Keeps down x, and x or what makes it again, which all layers that read it share; no gradient is computed for what is
+    frozen.
     """
 
     @staticmethod
@@ -160,15 +163,17 @@ class _Beside(torch.autograd.Function):
     ) -> Tensor:
         inner = x @ down.t()
         ctx.scale = scale
-        ctx.save_for_backward(x, inner, weight, down, up)
+        ctx.again, sources = remade.kept(x)
+        ctx.save_for_backward(inner, weight, down, up, *sources)
         return products.linear(x, weight, bias).addmm_(inner, up.t(), alpha=scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = upstream
-        x, inner, weight, down, up = ctx.saved_tensors
+        inner, weight, down, up, *sources = ctx.saved_tensors
         wants = ctx.needs_input_grad
+        x: Tensor = ctx.again(*sources)
         inside = (grad @ up).mul_(ctx.scale)
         return (
             products.product(grad, weight).addmm_(inside, down) if wants[0] else None,

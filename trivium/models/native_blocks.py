@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from trivium.models.attention import CachedAttention, LayerPlan, Plan
 from trivium.models.config import ModelConfig
-from trivium.models.layers import Attention, Block, GatedMLP, ParallelBlock, PlainMLP, RMSNorm, joined_bias
+from trivium.models.layers import Attention, Block, GatedMLP, LayerNorm, ParallelBlock, PlainMLP, RMSNorm, joined_bias
 from trivium.models.native import checked, library, pointer
 from trivium.models.native_elementwise import ACTIVATIONS
 from trivium.models.quantized import QuantizedLinear, dense_weight, in_eight_bits
@@ -184,7 +184,7 @@ class NativeBlocks:
         )
         return (
             type(attention) is Attention
-            and all(type(getattr(block, name)) in (RMSNorm, nn.LayerNorm, nn.Identity, NoneType) for name in _NORMS)
+            and all(type(getattr(block, name)) in (RMSNorm, LayerNorm, nn.Identity, NoneType) for name in _NORMS)
             and all(layer.out_features == width for layer, width in widths)
         )
 
@@ -213,7 +213,7 @@ class NativeBlocks:
         self._kept.append(products)
 
     def _norm(self, norm: nn.Module) -> _Norm:
-        assert isinstance(norm, RMSNorm | nn.LayerNorm)
+        assert isinstance(norm, RMSNorm | LayerNorm)
         weight = norm.weight.detach() + norm.offset if isinstance(norm, RMSNorm) else norm.weight
         parts = _kept(weight), None if isinstance(norm, RMSNorm) else _kept(norm.bias)
         self._kept.append(parts)

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from trivium.models import remade
+
 
 def _prefers_onednn() -> bool:
     """Whether oneDNN is the faster one here, and can be called."""
@@ -54,15 +56,18 @@ def keep_few_kernels() -> None:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [T, I] times weight [O, I], plus bias [O] -> [T, O]."""
-    if not _suits(x, weight):
-        return F.linear(x, weight, bias)
-    if torch.compiler.is_compiling():
+    suits = _suits(x, weight)
+    if suits and torch.compiler.is_compiling():
         traced: Tensor = _traced(x, weight, bias)
         return traced
-    if not torch.is_grad_enabled():
-        return by_onednn(x, weight, bias)
-    result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return result
+    if torch.is_grad_enabled() and (suits or _saves(x, weight)):
+        result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return result
+    return _linear(x, weight, bias)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return by_onednn(x, weight, bias) if _suits(x, weight) else F.linear(x, weight, bias)
 
 
 def product(x: Tensor, matrix: Tensor) -> Tensor:
@@ -86,6 +91,17 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def _saves(x: Tensor, weight: Tensor) -> bool:
+    """Whether our derivative keeps less than torch's, where both multiply alike."""
+    return (
+        remade.is_marked(x)
+        and x.dim() == 2
+        and x.dtype == weight.dtype
+        and type(weight) in PLAIN
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
 def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`linear` by oneDNN, whatever suits; without a derivative."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
@@ -96,18 +112,19 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # What a frozen weight does not need is not kept, as torch's own function has it.
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
-        return by_onednn(x, weight, bias)
+        ctx.again, sources = remade.kept(x) if ctx.needs_input_grad[1] else (None, ())
+        ctx.save_for_backward(weight if ctx.needs_input_grad[0] else None, *sources)
+        return _linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = upstream
-        x, weight = ctx.saved_tensors
+        weight, *sources = ctx.saved_tensors
         wants = ctx.needs_input_grad
         return (
             product(grad, weight) if wants[0] else None,
-            grad.t() @ x if wants[1] else None,
+            grad.t() @ ctx.again(*sources) if wants[1] else None,
             grad.sum(0) if wants[2] else None,
         )
 

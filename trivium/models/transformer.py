@@ -9,8 +9,8 @@ sources.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from trivium.data.batch import Layout, Source
 from trivium.errors import ModelError
-from trivium.models import rotary
+from trivium.models import rotary, tied
 from trivium.models.attention import (
     Bias,
     CrossPlan,
@@ -32,7 +32,7 @@ from trivium.models.attention import (
 )
 from trivium.models.cache import KVCache
 from trivium.models.config import ModelConfig, Rope
-from trivium.models.heads import make_head
+from trivium.models.heads import LanguageHead, make_head
 from trivium.models.layers import Block, Embedding, Linear, make_block, make_norm
 from trivium.models.mixing import Mixer
 from trivium.models.positions import Alibi, RelativeBias
@@ -238,6 +238,19 @@ class Transformer(Stack):
         """Whether the last block can do without some tokens: not where others count them."""
         return bool(self.blocks) and self.config.kind != "encoder_decoder" and not self.config.experts
 
+    @contextmanager
+    def _one_gradient(self) -> Iterator[None]:
+        """A forward pass whose embedding and head, where they are tied, share the gradient of their weight."""
+        embed, head = self.embed, self.head
+        if not (isinstance(head, LanguageHead) and head.weight is embed.weight and tied.suits(embed.weight)):
+            yield
+            return
+        embed.shared, head.shared = tied.share(embed.weight)
+        try:
+            yield
+        finally:
+            embed.shared = head.shared = None
+
     def virtual_tokens(self, adapter: str = "") -> tuple[int, int]:
         """How many virtual tokens stand before each sequence, and before each source; under `adapter`."""
         pairs = [transform.virtual_tokens(self.config) for transform in self.transforms]
@@ -291,13 +304,14 @@ class Transformer(Stack):
             raise ValueError(f"the layout counts {layout.tokens} tokens, input_ids has {input_ids.shape[0]}")
         plain = partial(self._hidden, input_ids, layout, cache, offset, source, token_types, wanted, adapters)
         alone = all(given is None for given in (offset, source, token_types, wanted, adapters))
-        if self.stepper is not None and cache is not None and alone and layout.uniform == 1:
-            hidden = self.stepper(input_ids, cache, plain)
-        else:
-            hidden = plain()
-        if then is not None:
-            return then(hidden, self.head)
-        result: Tensor = self.head(hidden, layout)
+        with self._one_gradient():
+            if self.stepper is not None and cache is not None and alone and layout.uniform == 1:
+                hidden = self.stepper(input_ids, cache, plain)
+            else:
+                hidden = plain()
+            if then is not None:
+                return then(hidden, self.head)
+            result: Tensor = self.head(hidden, layout)
         return result if self.config.head == "sequence" else result.view(*shape, result.shape[-1])
 
     def _hidden(
