@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from trivium.errors import TriviumError
-from trivium.models import kernels
+from trivium.models import kernels, products
 from trivium.models.adapted import AdaptedLinear
 from trivium.models.layers import Linear
 
@@ -102,7 +102,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, layer: QuantizedLinear) -> Tensor:
         ctx.layer, ctx.dtype = layer, x.dtype
-        return F.linear(x, layer.dense_weight().to(x.dtype), bias)
+        return products.linear(x, layer.dense_weight().to(x.dtype), bias)
 
     @staticmethod
     @once_differentiable
@@ -110,7 +110,8 @@ class _Product(torch.autograd.Function):
         (grad,) = upstream
         wants_x, wants_bias, _ = ctx.needs_input_grad
         weight = ctx.layer.dense_weight().to(grad.dtype) if wants_x else None
-        return None if weight is None else (grad @ weight).to(ctx.dtype), grad.sum(0) if wants_bias else None, None
+        to_x = None if weight is None else products.product(grad, weight).to(ctx.dtype)
+        return to_x, grad.sum(0) if wants_bias else None, None
 
 
 def quantize(layer: nn.Module, kind: Kind) -> None:
@@ -179,7 +180,7 @@ def _nf4(weight: Tensor) -> dict[str, Tensor]:
     # Codes are chosen for the scales as they will be read again.
     read = scale * (group_scale.repeat_interleave(GROUP)[: scale.numel()] / 127) + mean
     shares = blocks / read.view(outputs, count, 1).clamp(min=1e-30)
-    codes = torch.bucketize(shares, (code[1:] + code[:-1]) / 2).to(torch.uint8).flatten(1)[:, :inputs]
+    codes = torch.bucketize(shares, (code[1:] + code[:-1]) / 2, out_int32=True).to(torch.uint8).flatten(1)[:, :inputs]
     codes = F.pad(codes, (0, inputs % 2))
     packed = (codes[:, ::2] << 4) | codes[:, 1::2]
     return {"weight": packed, "scale": scale, "group_scale": group_scale, "scale_mean": mean, "code": code}
