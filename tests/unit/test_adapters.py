@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from trivium.errors import ConfigError
 from trivium.losses import token_loss
 from trivium.models.adapted import AdaptedLinear
 from trivium.models.build import build_model, preset
+from trivium.models.folder import load_model, save_model
 from trivium.models.layers import Linear
 from trivium.models.lora import LoRABranch, _Beside
 from trivium.models.quantized import QuantizedLinear, normal_code, quantize, quantized_layers
@@ -331,6 +334,22 @@ def test_lora_on_a_quantised_base_merges_into_what_it_was_trained_on(kind: Any) 
     merge_all(model)
     assert not quantized_layers(model)
     torch.testing.assert_close(says(model), changed, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists mappings in a file")
+def test_a_quantised_base_lets_go_of_its_file(tmp_path: Path) -> None:
+    save_model(tmp_path, small().config, small().state_dict())
+
+    def mapped() -> bool:
+        return str(tmp_path) in Path("/proc/self/maps").read_text(encoding="utf-8")
+
+    model = load_model(tmp_path)
+    before = says(model)
+    assert mapped()
+    apply_transforms(model, [Quantize(Quantize.Config(to="int8"))], seed=0)
+    assert not mapped()
+    assert model.head.weight is model.embed.weight
+    torch.testing.assert_close(says(model), before, atol=0.1, rtol=0.1)
 
 
 def test_layers_can_be_left_out_of_quantising() -> None:

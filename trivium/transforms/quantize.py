@@ -68,6 +68,10 @@ class Quantize(Transform):
 
         for layer in quantized_layers(model).values():
             layer.exact = None
+        # A model that was read from a file lies in a mapping of it, all of which stays while one embedding is in use.
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.clone()
 
     def merge(self, model: Transformer) -> None:
         """Makes what is still quantised floating point; the values stay what they were."""
