@@ -36,7 +36,11 @@ class Again:
 
 
 def mark(result: Tensor, again: Again, *sources: Tensor | None) -> Tensor:
-    """`result`, which `again` makes of `sources`; those must be kept by whoever lets the result go."""
+    """`result`, which `again` makes of `sources`: what is kept instead of it, so it should be kept anyway.
+
+    The backward pass of the function that gave `result` calls `again.forget`. What needs no gradient has none, and is
+    not marked.
+    """
     if result.requires_grad:
         setattr(result, _NAME, (again, sources, result._version))
     return result
