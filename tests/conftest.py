@@ -23,12 +23,13 @@ os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="trivium-")
 
 import pytest
 
+SCRATCH = tempfile.gettempdir()
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def pytest_unconfigure() -> None:
     """Deletes the session's folder."""
-    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+    shutil.rmtree(SCRATCH, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -124,3 +124,19 @@ def test_where_it_does_not_pay_the_weight_is_read_itself() -> None:
     own = build_model(preset("llama-1m", {"tie_embeddings": False}), seed=1)
     own(IDS, LAYOUT, then=note)
     assert seen == [True, True, True]
+
+
+def test_a_weight_that_a_head_makes_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table with the rows that train (`trivium.models.token_rows`) is as large as the vocabulary."""
+    model, made = model_of(), []
+    model.embed.weight.requires_grad_(False)
+
+    class Made(type(model.head)):  # type: ignore[misc]
+        @property
+        def weight(self) -> Tensor:
+            made.append(1)
+            return self.__dict__["_parameters"]["weight"] * 1
+
+    monkeypatch.setattr(model.head, "__class__", Made)
+    model(IDS, LAYOUT, then=USES["loss"])
+    assert len(made) == 1

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from trivium.data.batch import IGNORE
 from trivium.models import native_elementwise as native
+from trivium.models.heads import LanguageHead
 from trivium.models.products import linear, product
 
 CHUNKS = {"cpu": (256, 1 << 21), "cuda": (1024, 1 << 27)}
@@ -89,7 +90,8 @@ def _transforms(head: nn.Module) -> bool:
 
 
 def _matrix(head: nn.Module) -> tuple[Tensor, Tensor | None]:
-    weight, bias = getattr(head, "matrix", head.weight), getattr(head, "bias", None)
+    weight = head.matrix if isinstance(head, LanguageHead) else head.weight
+    bias = getattr(head, "bias", None)
     assert isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
     return weight, bias
 

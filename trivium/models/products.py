@@ -11,6 +11,7 @@ Shapes: T tokens, I inputs, O outputs.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if suits and torch.compiler.is_compiling():
         traced: Tensor = _traced(x, weight, bias)
         return traced
+    multiply = by_onednn if suits else F.linear
     if torch.is_grad_enabled() and (suits or _saves(x, weight)):
-        result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        result: Tensor = _Linear.apply(x, weight, bias, multiply)  # type: ignore[no-untyped-call]
         return result
-    return _linear(x, weight, bias)
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return by_onednn(x, weight, bias) if _suits(x, weight) else F.linear(x, weight, bias)
+    return multiply(x, weight, bias)
 
 
 def product(x: Tensor, matrix: Tensor) -> Tensor:
@@ -111,11 +109,11 @@ def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, multiply: Callable[..., Tensor]) -> Tensor:
         # What a frozen weight does not need is not kept, as torch's own function has it.
         ctx.again, sources = remade.kept(x) if ctx.needs_input_grad[1] else (None, ())
         ctx.save_for_backward(weight if ctx.needs_input_grad[0] else None, *sources)
-        return _linear(x, weight, bias)
+        return multiply(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -127,6 +125,7 @@ class _Linear(torch.autograd.Function):
             product(grad, weight) if wants[0] else None,
             grad.t() @ ctx.again(*sources) if wants[1] else None,
             grad.sum(0) if wants[2] else None,
+            None,
         )
 
 

@@ -242,7 +242,8 @@ class Transformer(Stack):
     def _one_gradient(self) -> Iterator[None]:
         """A forward pass whose embedding and head, where they are tied, share the gradient of their weight."""
         embed, head = self.embed, self.head
-        if not (isinstance(head, LanguageHead) and head.weight is embed.weight and tied.suits(embed.weight)):
+        # The weight of the head last: where rows of new tokens train (`token_rows`), asking for it makes it.
+        if not (isinstance(head, LanguageHead) and tied.suits(embed.weight) and head.weight is embed.weight):
             yield
             return
         embed.shared, head.shared = tied.share(embed.weight)
